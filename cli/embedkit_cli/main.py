@@ -1,0 +1,5 @@
+"""The command `embedkit`."""
+
+
+def main() -> None:
+    """Run the command line."""

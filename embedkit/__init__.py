@@ -1,0 +1,21 @@
+"""embedkit: embedders and tasks. The index lives in `embedkit_indexes`, the command line in `embedkit_cli`."""
+
+from embedkit.contract import EmbedderInfo, Template
+from embedkit.embedder import Embedder, InstructionWarning
+from embedkit.errors import EmbedkitError
+from embedkit.registry import get_embedder, list_embedders
+from embedkit.tasks import BUILT_IN_TASKS, Task, get_task, load_tasks
+
+__all__ = [
+    "BUILT_IN_TASKS",
+    "Embedder",
+    "EmbedderInfo",
+    "EmbedkitError",
+    "InstructionWarning",
+    "Task",
+    "Template",
+    "get_embedder",
+    "get_task",
+    "list_embedders",
+    "load_tasks",
+]

@@ -1,0 +1,157 @@
+"""The embedder contract: a plug-in gives `info` and `_embed`, the base class gives everything else."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from embedkit.contract import EmbedderInfo
+from embedkit.errors import EmbedderError, InputError
+from embedkit.tasks import Task, resolve_instruction
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+
+class InstructionWarning(UserWarning):
+    """Warn that an instruction goes to an embedder that was not trained on instructions."""
+
+
+class Embedder(ABC):
+    """Turn texts into unit vectors; queries may carry an instruction, documents never do.
+
+    A plug-in author sets `info` and writes `_embed`. Optional: `tokenizer` (exact token counts and
+    chunking by tokens) and `window` (how many texts one `_embed` call takes; the texts of a call are
+    close in length, because the base class sorts them).
+    """
+
+    info: EmbedderInfo
+    window: ClassVar[int] = 64
+
+    @classmethod
+    def open(cls, name_or_path: str, **options: Any) -> Embedder:
+        """Return the embedder for `name_or_path`; the registry calls this. Override it to take a path."""
+        del name_or_path
+        return cls(**options)
+
+    @abstractmethod
+    def _embed(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
+        """Return one row per text, shape `[len(texts), dim]`, any float dtype, any length.
+
+        The texts are rendered already (template, instruction); truncate them at `info.max_length` tokens.
+        """
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's own fast tokenizer, or None where there is none to be had (a remote model)."""
+        return None
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of everything that decides a document's vector; see `EmbedderInfo.fingerprint`."""
+        return self.info.fingerprint()
+
+    def encode_query(
+        self,
+        texts: Sequence[str],
+        task: str | Task | None = None,
+        instruction: str | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode queries under a task or a free instruction.
+
+        Returns float32 `[n, dim]`, rows of unit length (all zeros where the embedder knows no token of
+        the text). Raises InputError for a bare string, an empty text or both `task` and `instruction`;
+        UnknownNameError for an unknown task; EmbedderError where the embedder returns NaN or a wrong shape.
+        """
+        sentence = self.instruction_for(task, instruction)
+        if sentence is not None:
+            self._warn_untrained()
+        checked = _checked(texts, "query")
+        return self._encode([self.info.template.render_query(t, sentence) for t in checked])
+
+    def encode_document(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode documents, bare: float32 `[n, dim]`, rows of unit length. Raises as `encode_query` does."""
+        return self._encode([self.info.template.render_document(t) for t in _checked(texts, "document")])
+
+    def instruction_for(self, task: str | Task | None, instruction: str | None) -> str | None:
+        """Return the instruction that `encode_query` uses for these arguments, None for a bare query."""
+        if task is None and instruction is None:
+            task = self.info.default_task
+        return resolve_instruction(task, instruction)
+
+    def render_query(self, text: str, task: str | Task | None = None, instruction: str | None = None) -> str:
+        """Return the exact string that `encode_query` encodes for `text`."""
+        return self.info.template.render_query(text, self.instruction_for(task, instruction))
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count each text's tokens, special tokens included and untruncated.
+
+        Without a tokenizer this is an estimate: one token for every four bytes of UTF-8.
+        """
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            return [2 + len(t.encode("utf-8", "replace")) // 4 for t in texts]
+        return [len(e.ids) for e in tokenizer.encode_batch_fast(list(texts))]
+
+    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+        import numpy as np
+
+        out = np.zeros((len(texts), self.info.dim), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        for start in range(0, len(order), self.window):
+            rows = order[start : start + self.window]
+            vectors = np.asarray(self._embed([texts[i] for i in rows]))
+            self._check(vectors, [texts[i] for i in rows])
+            out[rows] = vectors
+        norms = np.linalg.norm(out, axis=1, keepdims=True)
+        np.divide(out, norms, out=out, where=norms > 0)
+        return out
+
+    def _check(self, vectors: NDArray[Any], texts: list[str]) -> None:
+        import numpy as np
+
+        expected = (len(texts), self.info.dim)
+        if vectors.shape != expected:
+            raise EmbedderError(
+                f"embedder {self.info.name!r} returned vectors of shape {vectors.shape}, expected {expected}: "
+                "mend its _embed or its info.dim"
+            )
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            text = texts[int(np.argmin(finite))]
+            raise EmbedderError(
+                f"embedder {self.info.name!r} returned NaN or infinity for {int((~finite).sum())} of "
+                f"{len(texts)} texts, the first being {_short(text)!r}: nothing was stored; mend the embedder"
+            )
+
+    def _warn_untrained(self) -> None:
+        if self.info.instruction_trained or self.__dict__.get("_warned"):
+            return
+        self.__dict__["_warned"] = True
+        warnings.warn(
+            f"{self.info.name} was not trained on instructions: it encodes the instruction as part of the "
+            "query's text, and rankings may change little or for the worse",
+            InstructionWarning,
+            stacklevel=3,
+        )
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _checked(texts: Sequence[str], what: str) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise InputError(
+            f"encode_{what} takes a list of texts, got one string: write [{_short(texts, 30)!r}]"
+        )
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"{what} {i} is {type(text).__name__}, not str")
+        if not text.strip():
+            raise InputError(f"{what} {i} is empty: give it some text")
+    return texts

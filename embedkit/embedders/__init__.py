@@ -1,0 +1,1 @@
+"""Built-in embedders, each found through the entry-point group `embedkit.embedders`."""

@@ -1,0 +1,91 @@
+"""The error tree: every error a user can meet says what was wrong, the value seen, and what to do.
+
+EmbedkitError
+├── InputError            (ValueError)       a wrong argument, file, record or option
+│   ├── UnknownNameError  (LookupError)      no task, embedder or option of that name; nearest names suggested
+│   └── CorpusError                          a source that cannot be read: path, and line where there is one
+├── MissingExtraError     (ImportError)      an optional package is missing; names the pip command
+├── EmbedderError         (RuntimeError)     an embedder broke its promise: NaN, wrong shape, unreadable model
+│   └── ServerError                          a remote embedding server failed after all retries
+└── StoreError            (OSError)          the index directory: disk full, no permission
+    ├── NotAnIndexError                      the directory holds something else
+    ├── CorruptIndexError                    a file of the index is missing, truncated or altered
+    └── FingerprintError                     the index was built with another embedder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class EmbedkitError(Exception):
+    """Stand at the root of every error that embedkit raises on purpose."""
+
+
+class InputError(EmbedkitError, ValueError):
+    """Report a wrong argument, file, record or option."""
+
+
+class UnknownNameError(InputError, LookupError):
+    """Report a name that nothing answers to, with the nearest ones that exist."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        import difflib
+
+        names = sorted(set(known))
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        near += [
+            n for n in names if name and n not in near and (n.startswith(name.lower()) or name.lower() in n)
+        ]
+        if near:
+            advice = f"did you mean {', '.join(near[:3])}?"
+        elif names:
+            advice = f"known: {', '.join(names[:20])}."
+        else:
+            advice = "none is known."
+        super().__init__(f"unknown {kind} {name!r}: {advice}{' ' + hint if hint else ''}")
+        self.name = name
+        self.suggestions = near[:3]
+
+
+class CorpusError(InputError):
+    """Report a source that cannot be read; `path` and, for line formats, `line` (from 1) say where."""
+
+    def __init__(self, path: str, problem: str, line: int | None = None) -> None:
+        where = path if line is None else f"{path}, line {line}"
+        super().__init__(f"{where}: {problem}")
+        self.path = path
+        self.line = line
+        self.problem = problem
+
+
+class MissingExtraError(EmbedkitError, ImportError):
+    """Report a missing optional package; the message holds the pip command that mends it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra [{extra}]: pip install 'embedkit-retrieval[{extra}]'")
+        self.extra = extra
+
+
+class EmbedderError(EmbedkitError, RuntimeError):
+    """Report an embedder that broke its promise: NaN, wrong shape, unreadable model files."""
+
+
+class ServerError(EmbedderError):
+    """Report a remote embedding server that failed after all retries."""
+
+
+class StoreError(EmbedkitError, OSError):
+    """Report trouble with the index directory: a full disk, a missing permission, a broken file."""
+
+
+class NotAnIndexError(StoreError):
+    """Report a directory that is no embedkit index."""
+
+
+class CorruptIndexError(StoreError):
+    """Report an index file that is missing, truncated or altered."""
+
+
+class FingerprintError(StoreError):
+    """Report an index that another embedder built."""

@@ -1,0 +1,87 @@
+"""Find embedders by name or path; plug-ins are listed from package metadata without importing them."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.embedder import Embedder
+from embedkit.errors import EmbedderError, InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "embedkit.embedders"
+DEFAULT = "bundled"
+_STATIC_SUFFIXES = (".vec", ".bin", ".glove", ".w2v")
+
+
+@cache
+def list_embedders() -> dict[str, EntryPoint]:
+    """Return the installed embedder kinds by name, sorted, none of them imported."""
+    from importlib.metadata import entry_points
+
+    return {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+
+
+def get_embedder(name_or_path: str = DEFAULT, **options: Any) -> Embedder:
+    """Open an embedder.
+
+    `name_or_path` is a kind (`bundled`), a kind and its model (`transformer:intfloat/e5-mistral-7b-instruct`,
+    `openai:text-embedding-3-small`, `static:glove.6B.300d.txt`), a path (a Hugging Face or
+    sentence-transformers folder, a model2vec folder, a word-vector file) or a Hugging Face id (`org/name`).
+    `options` go to the embedder. Raises UnknownNameError, InputError or MissingExtraError.
+    """
+    kind, model = _split(name_or_path)
+    kinds = list_embedders()
+    if kind not in kinds:
+        raise UnknownNameError("embedder", kind, kinds, "`embedkit embedders` lists all.")
+    factory = kinds[kind].load()
+    embedder = factory.open(model, **options) if hasattr(factory, "open") else factory(model, **options)
+    if not isinstance(embedder, Embedder):
+        raise EmbedderError(
+            f"the plug-in {kind!r} ({kinds[kind].value}) gave {type(embedder).__name__}, not an Embedder"
+        )
+    return embedder
+
+
+def _split(spec: str) -> tuple[str, str]:
+    if not spec:
+        raise InputError("the embedder's name is empty: leave it out for the bundled one")
+    path = Path(spec).expanduser()
+    if path.exists() and (path.is_dir() or path.suffix):
+        return _kind_of_path(path), str(path)
+    kind, colon, model = spec.partition(":")
+    if colon and kind in list_embedders():
+        return kind, model
+    if spec not in list_embedders() and "/" in spec:
+        if spec.startswith((".", "/", "~")) or spec.count("/") > 1:
+            raise InputError(f"embedder path {spec!r} does not exist: check it")
+        return "transformer", spec
+    return spec, ""
+
+
+def _kind_of_path(path: Path) -> str:
+    if path.is_file():
+        if path.suffix in _STATIC_SUFFIXES or path.suffix == ".txt":
+            return "static"
+        raise InputError(
+            f"{path} is no embedder: give a model folder or a word-vector file ({', '.join(_STATIC_SUFFIXES)}, .txt)"
+        )
+    config = path / "config.json"
+    modules = path / "modules.json"
+    try:
+        if modules.is_file() and "StaticEmbedding" in modules.read_text(encoding="utf-8"):
+            return "static"
+        if config.is_file():
+            data = json.loads(config.read_text(encoding="utf-8"))
+            return "static" if data.get("model_type") == "model2vec" else "transformer"
+    except (OSError, ValueError, AttributeError) as e:
+        raise InputError(f"{path} is no readable model folder: {e}") from e
+    if (path / "embedkit_model.json").is_file():
+        return "bundled"
+    if modules.is_file() or (path / "adapter_config.json").is_file():
+        return "transformer"
+    raise InputError(f"{path} is no model folder: it has neither config.json nor modules.json")

@@ -1,0 +1,1 @@
+"""The trainer: room for training recipes; nothing here yet."""
