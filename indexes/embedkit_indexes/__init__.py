@@ -1,1 +1,1 @@
-"""Corpora and indexes."""
+"""Corpora and indexes: `Index` is built once from documents and searched under any task."""

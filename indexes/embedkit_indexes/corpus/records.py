@@ -1,0 +1,54 @@
+"""The records that pass from readers to chunker to index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Form = Literal["text", "markdown", "code"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document of a corpus, as a reader yields it.
+
+    `id` is unique in the corpus; `lang` is an ISO 639-1 code, the programming language where `form` is
+    "code", or None until it is detected; `source` is the path (or stream) it came from; `metadata` holds
+    JSON values.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    lang: str | None = None
+    source: str = ""
+    form: Form = "text"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document that is embedded as one vector.
+
+    `text` is what is embedded: the piece, after its title or heading where there is one. `start` and
+    `end` are character offsets of the piece in the document's text; `tokens` counts what the embedder
+    sees, special tokens included; `truncated` counts the tokens beyond its `max_length`.
+    """
+
+    document: Document
+    position: int
+    text: str
+    start: int
+    end: int
+    tokens: int
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file or record that was left out, and why."""
+
+    source: str
+    reason: str
+    line: int | None = None

@@ -1,0 +1,44 @@
+"""What a search returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """One chunk found: `score` is the cosine of query and chunk, -1..1, higher is nearer."""
+
+    rank: int
+    score: float
+    document_id: str
+    position: int
+    title: str
+    text: str
+    lang: str
+    source: str
+    start: int
+    end: int
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The hits of one query, best first, and what was really encoded for it.
+
+    `task` is the task's name, None for a free instruction or a bare query; `obeys` is False where the
+    embedder was not trained on instructions and an instruction was given all the same.
+    """
+
+    query: str
+    task: str | None
+    instruction: str | None
+    encoded: str
+    obeys: bool
+    hits: tuple[SearchHit, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
