@@ -1,5 +1,154 @@
-"""The command `embedkit`."""
+"""The command `embedkit`: find the subcommand, run it, turn every failure into one sentence and an exit code.
+
+Exit codes: 0 done · 1 a bug in embedkit · 2 something to put right (bad input, or a problem that `doctor`
+found) · 130 stopped with Ctrl-C. `embedkit --help` imports click and this file, nothing else of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+
+class Entry(NamedTuple):
+    """Where a subcommand lives, and its line in `embedkit --help`."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "index": Entry("indexing", "index", "Read a corpus, embed it, and store it as an index."),
+    "search": Entry("searching", "search", "Search an index, under one task or several side by side."),
+    "tasks": Entry("tasks", "tasks", "List the tasks a query can be asked under."),
+    "embedders": Entry("embedders", "embedders", "List the installed embedders and model presets."),
+    "info": Entry("inspecting", "info", "Show what an index holds and what built it."),
+    "explain": Entry("inspecting", "explain", "Show what is really encoded for a query, and how it is searched."),
+    "eval": Entry("evaluating", "evaluate", "Measure retrieval: nDCG@10, Recall@100, MRR@10."),
+    "doctor": Entry("doctor", "doctor", "Check this installation and print the repair of what is wrong."),
+}  # fmt: skip
+
+
+class Cli(click.Group):
+    """A click group that imports a subcommand when it is run, and that never shows a traceback unasked."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module that holds the subcommand."""
+        if cmd_name not in COMMANDS:
+            return None
+        import importlib
+
+        entry = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"embedkit_cli.{entry.module}"), entry.attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{entry.module}.{entry.attribute} is no command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand; an unknown one is answered with the nearest names."""
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from embedkit.errors import UnknownNameError
+
+            raise UnknownNameError("command", args[0], COMMANDS, "`embedkit --help` lists all.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table, importing none of the subcommands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; a reader that has seen enough (`| head`) ends it quietly."""
+        with warnings.catch_warnings():
+            if not ctx.params.get("debug"):
+                warnings.showwarning = _show_ours
+            try:
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                _discard_stdout()
+                return None
+        return result
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run and exit with a stable code."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        try:
+            result = super().main(arguments, "embedkit", complete_var, standalone_mode=False, **extra)
+            code = result if isinstance(result, int) else 0
+        except (Exception, KeyboardInterrupt) as e:
+            from embedkit_cli.failures import report
+
+            code = report(e, debug=_debug_wanted(arguments))
+        sys.exit(code)
+
+
+def _debug_wanted(arguments: Sequence[str]) -> bool:
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--debug" in options or bool(os.environ.get("EMBEDKIT_DEBUG"))
+
+
+def _show_ours(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    # The commands say for themselves which instruction an embedder does not obey; libraries' warnings are
+    # for developers (--debug shows them).
+    if category.__module__.startswith("embedkit") and category.__name__ != "InstructionWarning":
+        click.echo(f"note: {message}", err=True)
+
+
+def _discard_stdout() -> None:
+    # The interpreter flushes stdout once more at exit: give it a place to write to.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"embedkit {version('embedkit-retrieval')}")
+    ctx.exit()
+
+
+_version = click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)  # fmt: skip
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--debug", is_flag=True, help="Show tracebacks and libraries' warnings (or set EMBEDKIT_DEBUG)."
+)
+@_version
+def cli(debug: bool) -> None:
+    """Index a corpus once, search it under any instruction.
+
+    \b
+    embedkit index docs/ -o docs.index
+    embedkit search docs.index "how do I cancel?" --task qa
+    """
+    del debug
 
 
 def main() -> None:
     """Run the command line."""
+    run: Callable[[], Any] = cli
+    run()

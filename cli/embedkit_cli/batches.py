@@ -1,0 +1,115 @@
+"""Many queries at once: search them task by task, print them in the file's order, rank whole documents."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import click
+
+from embedkit.evaluation import Query, rank_documents, read_queries
+from embedkit_cli.output import json_text, note, untrained_note
+from embedkit_cli.progress import Meter
+
+if TYPE_CHECKING:
+    from embedkit.tasks import Task
+    from embedkit_cli.tasks import TaskBook
+    from embedkit_indexes import Index
+
+_BATCH = 256
+_TREC_TAG = "embedkit"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How queries are asked: under which task or instruction, for how many hits, in which language."""
+
+    task: Task | None = None
+    instruction: str | None = None
+    k: int = 10
+    lang: str | None = None
+
+    def ignored_by(self, index: Index) -> bool:
+        """Tell whether an instruction goes to an embedder that did not learn to obey any."""
+        embedder = index.embedder
+        sentence = embedder.instruction_for(self.task, self.instruction)
+        return sentence is not None and not embedder.info.instruction_trained
+
+
+def run_queries(index: Index, book: TaskBook, path: str, asking: Asking, form: str) -> None:
+    """Search every query of a file and print hits as JSON lines, or documents as a TREC run.
+
+    Where `asking` names neither task nor instruction, each query's own task holds.
+    """
+    queries = read_queries(path, sys.stdin if path == "-" else None)
+    free = asking.task is None and asking.instruction is None
+    own = {q.task for q in queries if free and q.task is not None}
+    tasks = {
+        name: book.find(name) for name in sorted(own)
+    }  # an unknown name fails before anything is printed
+    told = False
+    with Meter("queries") as meter:
+        meter.expect(len(queries))
+        for start in range(0, len(queries), _BATCH):
+            batch = queries[start : start + _BATCH]
+            lines: dict[str, str] = {}
+            for task in dict.fromkeys(tasks.get(q.task or "", asking.task) for q in batch):
+                asked = [q for q in batch if tasks.get(q.task or "", asking.task) == task]
+                under = replace(asking, task=task)
+                lines.update((_trec if form == "trec" else _jsonl)(index, asked, under))
+                if not told and under.ignored_by(index):
+                    told = True
+                    note(untrained_note(index.embedder.info.name))
+            for query in batch:
+                click.echo(lines[query.id], nl=False)
+            meter.update("searching", start + len(batch))
+
+
+def document_ranking(
+    index: Index, queries: Sequence[Query], asking: Asking, keep_self: bool = False
+) -> list[list[tuple[str, float]]]:
+    """Return each query's best `asking.k` documents (id, score); the query itself only where `keep_self`.
+
+    Chunks are asked for until every query has that many documents or none is left.
+    """
+    k = asking.k
+    chunks, documents = index.manifest.chunks, max(1, index.manifest.documents)
+    depth = min(k + 2 if chunks <= documents else 2 * (k + 2) * chunks // documents, chunks)
+    rankings: list[list[tuple[str, float]]] = [[] for _ in queries]
+    pending = list(range(len(queries)))
+    while pending:
+        texts = [queries[i].text for i in pending]
+        found = index.search_many(
+            texts, task=asking.task, instruction=asking.instruction, k=max(1, depth), lang=asking.lang
+        )
+        short = []
+        for i, result in zip(pending, found, strict=True):
+            itself = None if keep_self else queries[i].id
+            ranking = rank_documents(((h.document_id, h.score) for h in result.hits), itself)
+            rankings[i] = ranking[:k]
+            if len(ranking) < k and len(result.hits) >= depth and depth < chunks:
+                short.append(i)
+        pending, depth = short, min(depth * 4, chunks)
+    return rankings
+
+
+def _jsonl(index: Index, queries: Sequence[Query], asking: Asking) -> dict[str, str]:
+    texts = [q.text for q in queries]
+    found = index.search_many(
+        texts, task=asking.task, instruction=asking.instruction, k=asking.k, lang=asking.lang
+    )
+    records = ({"_id": q.id, **r.to_dict()} for q, r in zip(queries, found, strict=True))
+    return {record["_id"]: json_text(record, indent=None) + "\n" for record in records}
+
+
+def _trec(index: Index, queries: Sequence[Query], asking: Asking) -> dict[str, str]:
+    rankings = document_ranking(index, queries, asking, keep_self=True)
+    return {
+        query.id: "".join(
+            f"{query.id} Q0 {document_id} {rank} {score:.6f} {_TREC_TAG}\n"
+            for rank, (document_id, score) in enumerate(ranking, 1)
+        )
+        for query, ranking in zip(queries, rankings, strict=True)
+    }

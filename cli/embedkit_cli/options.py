@@ -1,0 +1,87 @@
+"""Options that several commands share, and the opening of embedders they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from embedkit.embedder import Embedder
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def group(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Return one decorator for several options, in the order given."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# The flag is read from the command line before anything runs (main.py); here it is only allowed.
+debug_option = click.option("--debug", is_flag=True, expose_value=False, hidden=True)
+common = group(click.option("--json", "as_json", is_flag=True, help="Print JSON."), debug_option)
+tasks_file = click.option(
+    "--tasks", "tasks_path", metavar="FILE", help="TOML file of your own tasks; else EMBEDKIT_TASKS."
+)
+embedder_options = group(
+    click.option("--embedder", metavar="NAME", help="Kind, kind:model, path or Hugging Face id; else bundled."),
+    click.option("--embedder-option", "pairs", metavar="KEY=VALUE", multiple=True, help="Option of the embedder."),
+    click.option("--device", help="Where the embedder runs, such as cpu or cuda."),
+    click.option("--dtype", help="Arithmetic of the embedder, such as float32 or bfloat16."),
+    click.option("--token-budget", type=click.IntRange(min=1), help="Tokens in one batch."),
+)  # fmt: skip
+chunk_options = group(
+    click.option("--max-tokens", type=click.IntRange(min=1), help="Longest chunk, in the embedder's tokens."),
+    click.option("--overlap", type=click.IntRange(min=0), help="Tokens that neighbouring chunks share."),
+)
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read `key=value` options; a value is a number, true, false or null where it reads as one."""
+    import json
+
+    from embedkit.errors import InputError
+
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--embedder-option {pair!r} is not KEY=VALUE, such as pooling=mean")
+        try:
+            options[key.strip().replace("-", "_")] = json.loads(value)
+        except ValueError:
+            options[key.strip().replace("-", "_")] = value
+    return options
+
+
+def absolute(spec: str) -> str:
+    """Return an embedder's path in full, so that the index opens from any folder; a name stays as it is."""
+    path = Path(spec).expanduser()
+    return str(path.resolve()) if path.exists() and (path.is_dir() or path.suffix) else spec
+
+
+def open_embedder(spec: str, options: dict[str, Any]) -> Embedder:
+    """Open an embedder; an option that it does not know is the user's mistake, not a bug."""
+    from embedkit.errors import InputError
+    from embedkit.registry import get_embedder
+
+    try:
+        return get_embedder(spec, **options)
+    except TypeError as e:
+        unknown = next((o for o in options if f"unexpected keyword argument '{o}'" in str(e)), None)
+        if unknown is None:
+            raise
+        raise InputError(f"the embedder {spec!r} has no option {unknown!r}: leave it out") from e

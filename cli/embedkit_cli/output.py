@@ -1,0 +1,67 @@
+"""How commands print: JSON on stdout without rich, tables by rich, notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SNIPPET = 160
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """Return a value as JSON; text stays readable where stdout is UTF-8."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    text = json.dumps(value, ensure_ascii=encoding != "utf8", indent=indent, default=str)
+    if text.isascii() or not _has_surrogate(text):
+        return text
+    return json.dumps(value, indent=indent, default=str)  # half a surrogate pair from a broken corpus
+
+
+def print_json(value: Any) -> None:
+    """Write a value as JSON and a line break."""
+    click.echo(json_text(value))
+
+
+def note(message: str) -> None:
+    """Write a remark on stderr."""
+    click.echo(f"note: {message}", err=True)
+
+
+def untrained_note(name: str) -> str:
+    """Say what an instruction is worth with an embedder that did not learn to obey any."""
+    return (
+        f"{name} was not trained on instructions: the instruction is encoded as part of the query's text, and "
+        "rankings may change little or for the worse"
+    )
+
+
+def console() -> Console:
+    """Return a console on stdout that takes no markup from the texts it prints."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def snippet(text: str, limit: int = _SNIPPET) -> str:
+    """Return the first characters of a text on one line, cut at a word where there is one near."""
+    line = " ".join(printable(text[: limit * 4]).split())
+    if len(line) <= limit:
+        return line
+    head, space, _ = line[:limit].rpartition(" ")
+    return (head if space and len(head) > limit * 3 // 4 else line[:limit]) + "…"
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters, so that no document can steer the terminal."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= c <= "\udfff" for c in text)

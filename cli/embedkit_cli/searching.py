@@ -1,0 +1,96 @@
+"""`embedkit search`: one query under one or several tasks, or a file of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from embedkit_cli.options import common, tasks_file
+from embedkit_cli.output import note, print_json, untrained_note
+
+if TYPE_CHECKING:
+    from embedkit.tasks import Task
+    from embedkit_indexes import Index
+    from embedkit_indexes.results import SearchResult
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@click.argument("query", required=False)
+@click.option(
+    "--task", "names", metavar="NAME", multiple=True, help="Task of the query; several: side by side."
+)
+@click.option("--instruction", metavar="TEXT", help="What the query should find, in your own words.")
+@click.option("-k", "--k", "k", type=int, default=10, show_default=True, help="How many hits.")
+@click.option("--lang", metavar="CODE", help="Find documents of this language alone.")
+@click.option(
+    "--queries",
+    "queries_path",
+    metavar="FILE",
+    help="Queries: JSON lines (_id, text, task) or one a line; -.",
+)
+@click.option(
+    "--run", "form", type=click.Choice(["jsonl", "trec"]), default="jsonl", show_default=True,
+    help="What --queries prints: chunks as JSON lines, or documents as a TREC run.",
+)  # fmt: skip
+@tasks_file
+@common
+def search(
+    *,
+    directory: str,
+    query: str | None,
+    names: tuple[str, ...],
+    instruction: str | None,
+    k: int,
+    lang: str | None,
+    queries_path: str | None,
+    form: str,
+    tasks_path: str | None,
+    as_json: bool,
+) -> None:
+    """Search the index DIR.
+
+    \b
+    embedkit search docs.index "how do I cancel?" --task qa
+    embedkit search docs.index "how do I cancel?" --task qa --task duplicate
+    embedkit search docs.index --queries questions.jsonl --run trec
+    """
+    from embedkit.errors import InputError
+    from embedkit_cli.tasks import TaskBook
+    from embedkit_indexes import Index
+
+    if (query is None) == (queries_path is None):
+        raise InputError("give one query or --queries FILE" + (", not both" if query is not None else ""))
+    if query is not None and not query.strip():
+        raise InputError("the query is empty: give it some text")
+    if k < 1:
+        raise InputError(f"-k {k} is too small: give 1 or more")
+    if names and instruction is not None:
+        raise InputError("--task and --instruction are both given: choose one")
+    index = Index.open(directory)
+    book = TaskBook(tasks_path, index.tasks)
+    tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]
+    if queries_path is not None:
+        from embedkit_cli.batches import Asking, run_queries
+
+        if len(tasks) > 1:
+            raise InputError(f"--queries takes one --task, got {len(tasks)}: run them one by one")
+        run_queries(index, book, queries_path, Asking(tasks[0], instruction, k, lang), form)
+        return
+    results = [index.search(query or "", task=t, instruction=instruction, k=k, lang=lang) for t in tasks]
+    _show(index, results, as_json)
+
+
+def _show(index: Index, results: Sequence[SearchResult], as_json: bool) -> None:
+    remark = None if all(r.obeys for r in results) else untrained_note(index.embedder.info.name)
+    if remark:
+        note(remark)
+    if as_json:
+        records = [{**r.to_dict(), "note": None if r.obeys else remark} for r in results]
+        print_json(records if len(records) > 1 else records[0])
+        return
+    from embedkit_cli.rendering import print_results
+
+    print_results(results)
