@@ -33,10 +33,13 @@ class Embedder(ABC):
     window: ClassVar[int] = 64
 
     @classmethod
-    def open(cls, name_or_path: str, **options: Any) -> Embedder:
-        """Return the embedder for `name_or_path`; the registry calls this. Override it to take a path."""
+    def open(cls, name_or_path: str, *args: Any, **options: Any) -> Embedder:
+        """Return the embedder for `name_or_path`; the registry calls this. Override it to take a path.
+
+        Name the options you take (`*, limit: int | None = None`): the registry refuses others by name.
+        """
         del name_or_path
-        return cls(**options)
+        return cls(*args, **options)
 
     @abstractmethod
     def _embed(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
@@ -104,16 +107,20 @@ class Embedder(ABC):
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         for start in range(0, len(order), self.window):
             rows = order[start : start + self.window]
-            vectors = np.asarray(self._embed([texts[i] for i in rows]))
-            self._check(vectors, [texts[i] for i in rows])
-            out[rows] = vectors
-        norms = np.linalg.norm(out, axis=1, keepdims=True)
-        np.divide(out, norms, out=out, where=norms > 0)
+            sorted_texts = [texts[i] for i in rows]
+            out[rows] = _unit(self._check(self._embed(sorted_texts), sorted_texts))
         return out
 
-    def _check(self, vectors: NDArray[Any], texts: list[str]) -> None:
+    def _check(self, returned: Any, texts: list[str]) -> NDArray[np.float64]:
         import numpy as np
 
+        try:
+            vectors = np.asarray(returned).astype(np.float64)
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise EmbedderError(
+                f"embedder {self.info.name!r} returned {type(returned).__name__}, which is no array of floats "
+                f"({e}): mend its _embed"
+            ) from e
         expected = (len(texts), self.info.dim)
         if vectors.shape != expected:
             raise EmbedderError(
@@ -127,6 +134,7 @@ class Embedder(ABC):
                 f"embedder {self.info.name!r} returned NaN or infinity for {int((~finite).sum())} of "
                 f"{len(texts)} texts, the first being {_short(text)!r}: nothing was stored; mend the embedder"
             )
+        return vectors
 
     def _warn_untrained(self) -> None:
         if self.info.instruction_trained or self.__dict__.get("_warned"):
@@ -140,18 +148,37 @@ class Embedder(ABC):
         )
 
 
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale rows to unit length and leave zero rows; by the peak first, so that no square over- or underflows."""
+    import numpy as np
+
+    peak = np.abs(vectors).max(axis=1, keepdims=True)
+    scaled = np.divide(vectors, peak, out=np.zeros_like(vectors), where=peak > 0)
+    norm = np.linalg.norm(scaled, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = np.divide(scaled, norm, out=scaled, where=norm > 0)
+    return unit
+
+
 def _short(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _checked(texts: Sequence[str], what: str) -> Sequence[str]:
+def _checked(texts: Sequence[str], what: str) -> list[str]:
     if isinstance(texts, str):
         raise InputError(
             f"encode_{what} takes a list of texts, got one string: write [{_short(texts, 30)!r}]"
         )
-    for i, text in enumerate(texts):
+    checked = list(texts)
+    for i, text in enumerate(checked):
         if not isinstance(text, str):
             raise InputError(f"{what} {i} is {type(text).__name__}, not str")
         if not text.strip():
             raise InputError(f"{what} {i} is empty: give it some text")
-    return texts
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise InputError(
+                f"{what} {i} holds half a surrogate pair at character {e.start}, which no encoding has: "
+                "decode its source as UTF-8 with errors='replace'"
+            ) from e
+    return checked

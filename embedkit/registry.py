@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.embedder import Embedder
-from embedkit.errors import EmbedderError, InputError, UnknownNameError
+from embedkit.errors import EmbedderError, EmbedkitError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "embedkit.embedders"
 DEFAULT = "bundled"
-_STATIC_SUFFIXES = (".vec", ".bin", ".glove", ".w2v")
+_STATIC_SUFFIXES = (".vec", ".bin", ".glove", ".w2v", ".txt")
 
 
 @cache
@@ -32,24 +33,46 @@ def get_embedder(name_or_path: str = DEFAULT, **options: Any) -> Embedder:
     `name_or_path` is a kind (`bundled`), a kind and its model (`transformer:intfloat/e5-mistral-7b-instruct`,
     `openai:text-embedding-3-small`, `static:glove.6B.300d.txt`), a path (a Hugging Face or
     sentence-transformers folder, a model2vec folder, a word-vector file) or a Hugging Face id (`org/name`).
-    `options` go to the embedder. Raises UnknownNameError, InputError or MissingExtraError.
+    `options` go to the embedder. Raises UnknownNameError, InputError or MissingExtraError; EmbedderError,
+    naming the plug-in, where its import or its opening fails.
     """
     kind, model = _split(name_or_path)
     kinds = list_embedders()
     if kind not in kinds:
         raise UnknownNameError("embedder", kind, kinds, "`embedkit embedders` lists all.")
-    factory = kinds[kind].load()
-    embedder = factory.open(model, **options) if hasattr(factory, "open") else factory(model, **options)
+    plug_in = f"the plug-in {kind!r} ({kinds[kind].value})"
+    try:
+        factory = kinds[kind].load()
+        opener = getattr(factory, "open", factory)
+        _check_options(kind, opener, options)
+        embedder = opener(model, **options)
+    except EmbedkitError:
+        raise
+    except Exception as e:
+        raise EmbedderError(f"{plug_in} cannot be opened: {type(e).__name__}: {e}") from e
     if not isinstance(embedder, Embedder):
-        raise EmbedderError(
-            f"the plug-in {kind!r} ({kinds[kind].value}) gave {type(embedder).__name__}, not an Embedder"
-        )
+        raise EmbedderError(f"{plug_in} gave {type(embedder).__name__}, not an Embedder")
     return embedder
+
+
+def _check_options(kind: str, opener: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    from inspect import Parameter, signature
+
+    parameters = list(signature(opener).parameters.values())[1:]
+    if any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters]
+    for name in options:
+        if name not in known:
+            raise UnknownNameError(f"option of the embedder {kind!r}:", name, known)
 
 
 def _split(spec: str) -> tuple[str, str]:
     if not spec:
         raise InputError("the embedder's name is empty: leave it out for the bundled one")
+    if spec in list_embedders():
+        # A folder that happens to be called so is ./bundled.
+        return spec, ""
     path = Path(spec).expanduser()
     if path.exists() and (path.is_dir() or path.suffix):
         return _kind_of_path(path), str(path)
@@ -65,10 +88,11 @@ def _split(spec: str) -> tuple[str, str]:
 
 def _kind_of_path(path: Path) -> str:
     if path.is_file():
-        if path.suffix in _STATIC_SUFFIXES or path.suffix == ".txt":
+        unzipped = path.with_suffix("") if path.suffix == ".gz" else path
+        if unzipped.suffix in _STATIC_SUFFIXES:
             return "static"
         raise InputError(
-            f"{path} is no embedder: give a model folder or a word-vector file ({', '.join(_STATIC_SUFFIXES)}, .txt)"
+            f"{path} is no embedder: give a model folder or a word-vector file ({', '.join(_STATIC_SUFFIXES)}, or .gz of these)"
         )
     config = path / "config.json"
     modules = path / "modules.json"
