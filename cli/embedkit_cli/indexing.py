@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedkit_cli.options import (
-    absolute,
+    EmbedderChoice,
     chunk_options,
     common,
     embedder_options,
     given,
-    open_embedder,
-    parse_pairs,
     tasks_file,
 )
 from embedkit_cli.output import print_json
@@ -66,14 +64,12 @@ def index(
     Your own tasks (--tasks) are stored with the index, so that a search finds them by name. A record that cannot
     be read is skipped and reported. An index that is there stays searchable until the new one is complete.
     """
-    from embedkit.registry import DEFAULT
     from embedkit_cli.progress import Meter, estimate_documents
     from embedkit_cli.tasks import TaskBook
     from embedkit_indexes import BuildProgress, ChunkConfig, Index, ReadOptions, ReadReport, read_corpus
 
     book = TaskBook(tasks_path)
-    spec = absolute(embedder or DEFAULT)
-    options = {**parse_pairs(pairs), **given(device=device, dtype=dtype, token_budget=token_budget)}
+    choice = EmbedderChoice.of(embedder, pairs, device=device, dtype=dtype, token_budget=token_budget)
     reading = ReadOptions(
         **given(
             format=form,
@@ -88,7 +84,7 @@ def index(
     chunking = ChunkConfig(**given(max_tokens=max_tokens, overlap=overlap))
     read_report = ReadReport()
     documents = read_corpus(sources, reading, read_report)
-    opened = open_embedder(spec, options)
+    opened = choice.open()
     with Meter("documents") as meter:
         meter.expect(estimate_documents(sources) if meter.shown else None)
 
@@ -101,14 +97,14 @@ def index(
             opened,
             chunking=chunking,
             tasks=book.of_file,
-            embedder_spec=spec,
-            embedder_options=options,
+            embedder_spec=choice.spec,
+            embedder_options=choice.options,
             progress=progress,
             read_report=read_report,
             overwrite=force,
         )
     if as_json:
-        print_json({"directory": directory, "embedder": spec, **report.to_dict()})
+        print_json({"directory": directory, "embedder": choice.spec, **report.to_dict()})
     else:
         _print(directory, report)
 

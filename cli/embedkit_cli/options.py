@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -67,21 +67,32 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     return options
 
 
-def absolute(spec: str) -> str:
-    """Return an embedder's path in full, so that the index opens from any folder; a name stays as it is."""
-    path = Path(spec).expanduser()
-    return str(path.resolve()) if path.exists() and (path.is_dir() or path.suffix) else spec
+class EmbedderChoice(NamedTuple):
+    """The embedder that a command's options describe: what an index keeps in order to open it again."""
 
+    spec: str
+    options: dict[str, Any]
 
-def open_embedder(spec: str, options: dict[str, Any]) -> Embedder:
-    """Open an embedder; an option that it does not know is the user's mistake, not a bug."""
-    from embedkit.errors import InputError
-    from embedkit.registry import get_embedder
+    @classmethod
+    def of(cls, embedder: str | None, pairs: Iterable[str], **options: Any) -> EmbedderChoice:
+        """Read the options; a path is kept in full, so that the index opens from any folder."""
+        from embedkit.registry import DEFAULT
 
-    try:
-        return get_embedder(spec, **options)
-    except TypeError as e:
-        unknown = next((o for o in options if f"unexpected keyword argument '{o}'" in str(e)), None)
-        if unknown is None:
-            raise
-        raise InputError(f"the embedder {spec!r} has no option {unknown!r}: leave it out") from e
+        spec = embedder or DEFAULT
+        path = Path(spec).expanduser()
+        if path.exists() and (path.is_dir() or path.suffix):
+            spec = str(path.resolve())
+        return cls(spec, {**parse_pairs(pairs), **given(**options)})
+
+    def open(self) -> Embedder:
+        """Open the embedder; an option that it does not know is the user's mistake, not a bug."""
+        from embedkit.errors import InputError
+        from embedkit.registry import get_embedder
+
+        try:
+            return get_embedder(self.spec, **self.options)
+        except TypeError as e:
+            unknown = next((o for o in self.options if f"unexpected keyword argument '{o}'" in str(e)), None)
+            if unknown is None:
+                raise
+            raise InputError(f"the embedder {self.spec!r} has no option {unknown!r}: leave it out") from e
