@@ -91,15 +91,16 @@ class StaticEmbedder(Embedder):
             return super().count_tokens(texts)
         return [len(split_words(text)) for text in texts]
 
-    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
         import numpy as np
 
-        out = np.zeros((len(texts), self.info.dim), np.float32)
+        out = np.zeros((len(texts), self.info.dim))
         for row, ids in enumerate(self._vocabulary.ids(texts)):
             if ids:
-                # One reduction a text: np.add.reduceat over the whole window is eight times slower.
+                # One reduction a text: np.add.reduceat over the whole window is eight times slower. In
+                # float64, so that a long text's mean is the same to the last digit on every machine.
                 vectors = self._vocabulary.vectors(np.asarray(ids))
-                np.add.reduce(vectors, axis=0, dtype=np.float32, out=out[row])
+                np.add.reduce(vectors, axis=0, dtype=np.float64, out=out[row])
                 out[row] /= len(ids)
         return out
 
