@@ -40,12 +40,18 @@ if TYPE_CHECKING:
 @click.option("--query-lang", metavar="CODE", help="Ask queries of this language alone.")
 @click.option("--doc-lang", metavar="CODE", help="Search documents of this language alone.")
 @click.option(
-    "--k", "k", type=click.IntRange(min=10), default=100, show_default=True, help="Depth of Recall."
+    "--k",
+    "k",
+    type=click.IntRange(min=10),
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="Depth of Recall.",
 )
 @click.option(
     "--sample", "sample_size", type=click.IntRange(min=1), metavar="N", help="Ask N of the queries."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Which N are drawn.")
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Which N are drawn.")
 @click.option(
     "--pairs/--no-pairs", "by_pair", default=True, help="Measure language pairs too.", show_default=True
 )

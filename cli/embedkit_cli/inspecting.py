@@ -42,7 +42,14 @@ def info(directory: str, as_json: bool) -> None:
 )
 @click.option("--instruction", metavar="TEXT", help="What the query should find, in your own words.")
 @click.option(
-    "-k", "--k", "k", type=int, default=10, show_default=True, help="How many hits the plan is for."
+    "-k",
+    "--k",
+    "k",
+    type=int,
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="How many hits the plan is for.",
 )
 @tasks_file
 @common

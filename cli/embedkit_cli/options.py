@@ -36,11 +36,18 @@ embedder_options = group(
     click.option("--embedder-option", "pairs", metavar="KEY=VALUE", multiple=True, help="Option of the embedder."),
     click.option("--device", help="Where the embedder runs, such as cpu or cuda."),
     click.option("--dtype", help="Arithmetic of the embedder, such as float32 or bfloat16."),
-    click.option("--token-budget", type=click.IntRange(min=1), help="Tokens in one batch."),
+    click.option("--token-budget", type=click.IntRange(min=1), metavar="N", help="Tokens in one batch."),
 )  # fmt: skip
 chunk_options = group(
-    click.option("--max-tokens", type=click.IntRange(min=1), help="Longest chunk, in the embedder's tokens."),
-    click.option("--overlap", type=click.IntRange(min=0), help="Tokens that neighbouring chunks share."),
+    click.option(
+        "--max-tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Longest chunk, in the embedder's tokens.",
+    ),
+    click.option(
+        "--overlap", type=click.IntRange(min=0), metavar="N", help="Tokens that neighbouring chunks share."
+    ),
 )
 
 

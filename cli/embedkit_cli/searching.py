@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--task", "names", metavar="NAME", multiple=True, help="Task of the query; several: side by side."
 )
 @click.option("--instruction", metavar="TEXT", help="What the query should find, in your own words.")
-@click.option("-k", "--k", "k", type=int, default=10, show_default=True, help="How many hits.")
+@click.option("-k", "--k", "k", type=int, metavar="N", default=10, show_default=True, help="How many hits.")
 @click.option("--lang", metavar="CODE", help="Find documents of this language alone.")
 @click.option(
     "--queries",

@@ -1,0 +1,87 @@
+"""Write docs/cli.md from the commands themselves: `python scripts/generate_cli_docs.py [--check]`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+import click
+
+from embedkit_cli.main import COMMANDS, cli
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+HEAD = """\
+# The command line
+
+This page is generated from the commands (`python scripts/generate_cli_docs.py`): do not edit it.
+
+Results go to stdout, remarks (`note: …`), errors (`error: …`) and progress to stderr; progress is shown on a
+terminal alone. Every command that prints results prints them as JSON with `--json`.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | a bug in embedkit; run the same command with `--debug` and report it |
+| 2 | something to put right: bad input, a full disk, or a problem that `doctor` found; one sentence says what |
+| 130 | stopped with Ctrl-C; nothing that was stored is lost |
+
+| variable | meaning |
+| --- | --- |
+| `EMBEDKIT_TASKS` | TOML file of your own tasks, where `--tasks` is not given |
+| `EMBEDKIT_CACHE` | folder for cached files; else `$XDG_CACHE_HOME` or `~/.cache` |
+| `EMBEDKIT_DEBUG` | show tracebacks, as `--debug` does |
+
+A task's name is looked up in the file first, then in the index, then among the built-in tasks.
+"""
+
+
+def render() -> str:
+    """Return the page's text."""
+    root = click.Context(cli, info_name="embedkit")
+    parts = [HEAD]
+    for name in COMMANDS:
+        command = cli.get_command(root, name)
+        if command is None:
+            raise LookupError(name)
+        parts.append(_section(command, click.Context(command, info_name=name, parent=root)))
+    return "\n".join(parts)
+
+
+def _section(command: click.Command, context: click.Context) -> str:
+    usage = " ".join(command.collect_usage_pieces(context))
+    lines = [f"## embedkit {context.info_name}", "", f"```\n{context.command_path} {usage}\n```", ""]
+    lines += [_prose(command.help or ""), "", "| option | meaning |", "| --- | --- |"]
+    for parameter in command.params:
+        record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
+        if record is not None:
+            lines.append(f"| `{_cell(record[0])}` | {_cell(record[1])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _prose(text: str) -> str:
+    blocks = []
+    for block in inspect.cleandoc(text).split("\n\n"):
+        if block.startswith("\b"):
+            blocks.append("```\n" + block.removeprefix("\b").strip("\n") + "\n```")
+        else:
+            blocks.append(" ".join(block.split()))
+    return "\n\n".join(blocks)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").strip()
+
+
+def main() -> None:
+    """Write the page, or with --check say whether it is up to date."""
+    text = render()
+    if "--check" not in sys.argv[1:]:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+        sys.exit("docs/cli.md is out of date: run python scripts/generate_cli_docs.py")
+
+
+if __name__ == "__main__":
+    main()
