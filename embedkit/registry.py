@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 GROUP = "embedkit.embedders"
 DEFAULT = "bundled"
+# The model that `bundled` stands for; an index records the full name, so that a later default leaves it valid.
+BUNDLED = "openvino:all-MiniLM-L6-v2"
 _STATIC_SUFFIXES = (".vec", ".bin", ".glove", ".w2v", ".txt")
 
 
@@ -67,12 +69,22 @@ def _check_options(kind: str, opener: Callable[..., Any], options: Mapping[str, 
             raise UnknownNameError(f"option of the embedder {kind!r}:", name, known)
 
 
+def full_name(name_or_path: str) -> str:
+    """Return the name to store in an index: `bundled` spelt out, a path made absolute."""
+    if name_or_path == DEFAULT:
+        return BUNDLED
+    kind, model = _split(name_or_path)
+    return f"{kind}:{Path(model).resolve() if model and Path(model).exists() else model}"
+
+
 def _split(spec: str) -> tuple[str, str]:
     if not spec:
         raise InputError("the embedder's name is empty: leave it out for the bundled one")
     if spec in list_embedders():
         # A folder that happens to be called so is ./bundled.
         return spec, ""
+    if spec == DEFAULT:
+        spec = BUNDLED
     path = Path(spec).expanduser()
     if path.exists() and (path.is_dir() or path.suffix):
         return _kind_of_path(path), str(path)
@@ -105,7 +117,7 @@ def _kind_of_path(path: Path) -> str:
     except (OSError, ValueError, AttributeError) as e:
         raise InputError(f"{path} is no readable model folder: {e}") from e
     if (path / "embedkit_model.json").is_file():
-        return "bundled"
+        return "openvino"
     if modules.is_file() or (path / "adapter_config.json").is_file():
         return "transformer"
     raise InputError(f"{path} is no model folder: it has neither config.json nor modules.json")

@@ -1,0 +1,198 @@
+"""The light embedder: a BERT-like model as an OpenVINO graph with int8 weights; no torch needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from embedkit.contract import EmbedderInfo, Template
+from embedkit.embedder import Embedder
+from embedkit.errors import EmbedderError, InputError, UnknownNameError
+from embedkit.hashing import cache_dir, joint_hash
+from embedkit.threads import thread_count
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+DESCRIPTION = "embedkit_model.json"
+_MODELS = Path(__file__).resolve().parent.parent / "models"
+_FILES = (DESCRIPTION, "model.xml", "model.bin", "tokenizer.json")
+
+
+def bundled_models() -> list[str]:
+    """Return the names of the models that came with the package."""
+    return sorted(p.parent.name for p in _MODELS.glob(f"*/{DESCRIPTION}"))
+
+
+class OpenVINOEmbedder(Embedder):
+    """Encode with a folder of the bundled format: `embedkit_model.json`, OpenVINO IR and `tokenizer.json`.
+
+    `token_budget` bounds the padded tokens of a batch (small ones stay in the cache and win). Arithmetic
+    is bf16 where the CPU has it, else float32 with int8 activations computed on the fly; `precision`
+    ("bf16", "int8" or "f32") overrides that. The precision is not part of the fingerprint.
+    """
+
+    window: ClassVar[int] = 2048
+
+    @classmethod
+    def open(cls, name_or_path: str = "", **options: Any) -> OpenVINOEmbedder:
+        """Open a bundled model by name (the default one for an empty name) or a folder by path."""
+        name = name_or_path or DEFAULT_MODEL
+        folder = _MODELS / name if name in bundled_models() else Path(name)
+        if not folder.is_dir():
+            raise UnknownNameError("bundled model", name, bundled_models())
+        return cls(folder, **options)
+
+    def __init__(self, folder: str | Path, *, precision: str | None = None, token_budget: int = 1024) -> None:
+        if precision not in (None, "bf16", "int8", "f32"):
+            raise InputError(f"precision {precision!r} is unknown: use bf16, int8 or f32")
+        if token_budget < 1:
+            raise InputError(f"token_budget is {token_budget}: use 1 or more")
+        self._folder = Path(folder)
+        self._precision = precision
+        self._token_budget = token_budget
+        self._compiled: dict[int, Any] = {}
+        missing = [f for f in _FILES if not (self._folder / f).is_file()]
+        if missing:
+            raise EmbedderError(
+                f"model folder {self._folder} lacks {', '.join(missing)}: reinstall or re-export it"
+            )
+        try:
+            card = json.loads((self._folder / DESCRIPTION).read_text(encoding="utf-8"))
+            self._pad_id = int(card["pad_id"])
+            self.info = EmbedderInfo(
+                name=card["name"],
+                dim=card["dim"],
+                max_length=card["max_length"],
+                pooling=card["pooling"],
+                dtype=card["dtype"],
+                weights=joint_hash(self._folder / f for f in ("model.xml", "model.bin")),
+                tokenizer=joint_hash([self._folder / "tokenizer.json"]),
+                template=Template(**card["template"]),
+                instruction_trained=card["instruction_trained"],
+                default_task=card["default_task"],
+            )
+        except (ValueError, KeyError, TypeError) as e:
+            raise EmbedderError(
+                f"{self._folder / DESCRIPTION} cannot be read ({e!r}): reinstall or re-export it"
+            ) from e
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, without padding or truncation."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+
+    def warm_up(self) -> None:
+        """Load what the first query needs; a caller may run it in a thread beside other work."""
+        self._graph(1)
+
+    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        import numpy as np
+
+        limit = self.info.max_length
+        ids = [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
+        ids = [i if len(i) <= limit else [*i[: limit - 1], i[-1]] for i in ids]
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        batches = _batches(order, [len(i) for i in ids], self._token_budget)
+        out = np.empty((len(ids), self.info.dim), dtype=np.float32)
+        if len(batches) == 1:
+            out[batches[0]] = self._graph(1)(self._padded(ids, batches[0]))[0]
+            return out
+        streams = thread_count()
+        queue = _openvino().AsyncInferQueue(self._graph(streams), streams)
+
+        def store(request: Any, rows: list[int]) -> None:
+            out[rows] = request.get_output_tensor(0).data
+
+        queue.set_callback(store)
+        for rows in batches:
+            queue.start_async(self._padded(ids, rows), rows)
+        queue.wait_all()
+        return out
+
+    def _padded(self, ids: list[list[int]], rows: list[int]) -> dict[int, Any]:
+        import numpy as np
+
+        tokens = np.full((len(rows), len(ids[rows[0]])), self._pad_id, dtype=np.int32)
+        mask = np.zeros(tokens.shape, dtype=np.float32)
+        for row, i in enumerate(rows):
+            tokens[row, : len(ids[i])] = ids[i]
+            mask[row, : len(ids[i])] = 1
+        return {0: tokens, 1: mask}
+
+    def _graph(self, streams: int) -> Any:
+        """Compile for one query (1 stream of all threads) or for throughput (a stream a thread)."""
+        if streams not in self._compiled:
+            core = _openvino().Core()
+            config: dict[str, Any] = {
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": thread_count(),
+                **_arithmetic(core, self._precision),
+            }
+            # A kept compilation halves the start of a process; it holds no weights, they stay in model.bin.
+            cached = {**config, "CACHE_DIR": str(cache_dir() / "openvino"), "CACHE_MODE": "OPTIMIZE_SIZE"}
+            model = str(self._folder / "model.xml")
+            try:
+                try:
+                    self._compiled[streams] = core.compile_model(model, "CPU", cached)
+                except RuntimeError:  # a cache folder that cannot be written, or a broken entry in it
+                    self._compiled[streams] = core.compile_model(model, "CPU", config)
+            except RuntimeError as e:
+                reason = str(e).strip().splitlines()[-1]
+                raise EmbedderError(
+                    f"OpenVINO cannot load {model}: {reason}; reinstall or re-export it"
+                ) from e
+        return self._compiled[streams]
+
+
+def _batches(order: list[int], lengths: list[int], budget: int) -> list[list[int]]:
+    """Cut rows, longest first, into batches of at most `budget` padded tokens (one row at least)."""
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def _arithmetic(core: Any, precision: str | None) -> dict[str, str]:
+    if precision is None:
+        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "int8"
+    if precision == "bf16":
+        return {"INFERENCE_PRECISION_HINT": "bf16"}
+    group = "384" if precision == "int8" else "0"
+    return {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+
+
+def _openvino() -> Any:
+    """Import OpenVINO without its converter, which costs more than the rest and loads a telemetry client.
+
+    OpenVINO itself allows for the converter's absence; it stays importable as `openvino.tools.ovc`.
+    """
+    if "openvino" in sys.modules or "openvino.tools.ovc" in sys.modules:
+        import openvino
+
+        return openvino
+    sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    finally:
+        del sys.modules["openvino.tools.ovc"]
+
+    def convert_model(*args: Any, **kwargs: Any) -> Any:
+        from openvino.tools.ovc import convert_model as convert
+
+        return convert(*args, **kwargs)
+
+    openvino.convert_model = convert_model
+    return openvino
