@@ -13,9 +13,9 @@ import click
 from embedkit_cli.options import (
     EmbedderChoice,
     chunk_options,
+    chunk_settings,
     common,
     embedder_options,
-    given,
     tasks_file,
 )
 from embedkit_cli.output import console, note, print_json, untrained_note
@@ -78,7 +78,8 @@ def evaluate(
     dtype: str | None,
     token_budget: int | None,
     max_tokens: int | None,
-    overlap: int | None,
+    overlap: float | None,
+    no_split: bool,
     tasks_path: str | None,
     as_json: bool,
 ) -> None:
@@ -105,7 +106,7 @@ def evaluate(
             f"{source} is no BEIR folder (no corpus.jsonl): for an index, give --queries and --qrels"
         )
     choice = EmbedderChoice.of(embedder, pairs, device=device, dtype=dtype, token_budget=token_budget)
-    chunks = given(max_tokens=max_tokens, overlap=overlap)
+    chunks = chunk_settings(max_tokens, overlap, no_split)
     if corpus is None and (embedder or choice.options or chunks):
         raise InputError("an index has its embedder and chunks: leave --embedder and its options out")
     with ExitStack() as stack:
@@ -151,7 +152,7 @@ def evaluate(
 
 
 def _temporary(
-    stack: ExitStack, corpus: Path, choice: EmbedderChoice, chunks: dict[str, int], doc_lang: str | None
+    stack: ExitStack, corpus: Path, choice: EmbedderChoice, chunks: dict[str, Any], doc_lang: str | None
 ) -> tuple[Index, dict[str, str]]:
     import tempfile
 

@@ -9,6 +9,7 @@ import click
 from embedkit_cli.options import (
     EmbedderChoice,
     chunk_options,
+    chunk_settings,
     common,
     embedder_options,
     given,
@@ -53,7 +54,8 @@ def index(
     lang_field: str | None,
     lang: str | None,
     max_tokens: int | None,
-    overlap: int | None,
+    overlap: float | None,
+    no_split: bool,
     tasks_path: str | None,
     strict: bool,
     force: bool,
@@ -81,7 +83,7 @@ def index(
             strict=strict or None,
         )
     )
-    chunking = ChunkConfig(**given(max_tokens=max_tokens, overlap=overlap))
+    chunking = ChunkConfig(**chunk_settings(max_tokens, overlap, no_split))
     read_report = ReadReport()
     documents = read_corpus(sources, reading, read_report)
     opened = choice.open()

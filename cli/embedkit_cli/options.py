@@ -46,14 +46,23 @@ chunk_options = group(
         help="Longest chunk, in the embedder's tokens.",
     ),
     click.option(
-        "--overlap", type=click.IntRange(min=0), metavar="N", help="Tokens that neighbouring chunks share."
+        "--overlap",
+        type=click.FloatRange(min=0),
+        metavar="N",
+        help="Tokens that neighbouring chunks share; below 1, a share of the longest.",
     ),
+    click.option("--no-split", is_flag=True, help="One chunk a document; what is too long is truncated."),
 )
 
 
 def given(**values: Any) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def chunk_settings(max_tokens: int | None, overlap: float | None, no_split: bool) -> dict[str, Any]:
+    """Return the arguments of ChunkConfig that were given."""
+    return given(max_tokens=max_tokens, overlap_tokens=overlap, split=False if no_split else None)
 
 
 def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
