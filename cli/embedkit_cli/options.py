@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -91,24 +90,13 @@ class EmbedderChoice(NamedTuple):
 
     @classmethod
     def of(cls, embedder: str | None, pairs: Iterable[str], **options: Any) -> EmbedderChoice:
-        """Read the options; a path is kept in full, so that the index opens from any folder."""
-        from embedkit.registry import DEFAULT
+        """Read the options; the name is spelt out, so that the index opens from any folder and after upgrades."""
+        from embedkit.registry import DEFAULT, full_name
 
-        spec = embedder or DEFAULT
-        path = Path(spec).expanduser()
-        if path.exists() and (path.is_dir() or path.suffix):
-            spec = str(path.resolve())
-        return cls(spec, {**parse_pairs(pairs), **given(**options)})
+        return cls(full_name(embedder or DEFAULT), {**parse_pairs(pairs), **given(**options)})
 
     def open(self) -> Embedder:
-        """Open the embedder; an option that it does not know is the user's mistake, not a bug."""
-        from embedkit.errors import InputError
+        """Open the embedder."""
         from embedkit.registry import get_embedder
 
-        try:
-            return get_embedder(self.spec, **self.options)
-        except TypeError as e:
-            unknown = next((o for o in self.options if f"unexpected keyword argument '{o}'" in str(e)), None)
-            if unknown is None:
-                raise
-            raise InputError(f"the embedder {self.spec!r} has no option {unknown!r}: leave it out") from e
+        return get_embedder(self.spec, **self.options)

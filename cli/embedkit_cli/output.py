@@ -46,7 +46,11 @@ def console() -> Console:
     """Return a console on stdout that takes no markup from the texts it prints."""
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # main.py ends quietly; rich would exit with 1
+
+    return Screen(markup=False, emoji=False, highlight=False, soft_wrap=False)
 
 
 def snippet(text: str, limit: int = _SNIPPET) -> str:
