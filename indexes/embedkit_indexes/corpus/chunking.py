@@ -165,7 +165,7 @@ class _Piece(NamedTuple):
 
 
 class _Job(NamedTuple):
-    index: int
+    at: int
     block: _Block
     start: int
     end: int
@@ -274,7 +274,7 @@ class _Chunker:
         for low, high in (trimmed(text, *span) for span in spans):
             if high > low:
                 piece = self._piece(state, job.start + low, job.start + high, self._limit(ratio))
-                yield job.index, ratio, piece
+                yield job.at, ratio, piece
 
     def _limit(self, ratio: float) -> int:
         return int(self.room / _CONTEXT_SHARE * ratio)
