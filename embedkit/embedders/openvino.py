@@ -91,10 +91,6 @@ class OpenVINOEmbedder(Embedder):
 
         return Tokenizer.from_file(str(self._folder / "tokenizer.json"))
 
-    def warm_up(self) -> None:
-        """Load what the first query needs; a caller may run it in a thread beside other work."""
-        self._graph(1)
-
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import numpy as np
 

@@ -1,0 +1,258 @@
+"""Build an index: documents to chunks to vectors to files, a window of them at a time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.embedder import Embedder
+from embedkit.errors import CorruptIndexError, EmbedderError, InputError, NotAnIndexError
+from embedkit.tasks import Task, dump_tasks
+from embedkit_indexes import durable, faiss_engine
+from embedkit_indexes import manifest as manifests
+from embedkit_indexes.corpus.chunking import ChunkConfig, ChunkReport, chunk_documents
+from embedkit_indexes.corpus.options import ReadReport
+from embedkit_indexes.corpus.records import Document, Skipped
+from embedkit_indexes.manifest import FileRecord, Manifest, Probe
+from embedkit_indexes.segment import CHUNKS, VECTORS, SegmentWriter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PROBES = (
+    "The moon pulls the ocean into tides twice a day.",
+    "def area(radius): return 3.14159 * radius ** 2",
+)
+# Wide enough that sorting by length leaves little padding, small enough that progress moves.
+_WINDOW = 2048
+_SECRETS = ("key", "secret", "password", "token")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildProgress:
+    """How far a build has come; `phase` is "embedding" or "indexing"."""
+
+    documents: int
+    chunks: int
+    tokens: int
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did. `skipped` lists the first records left out, `skipped_count` counts all of them."""
+
+    documents: int
+    chunks: int
+    tokens: int
+    truncated_tokens: int
+    blank_vectors: int
+    seconds: float
+    engine: str
+    skipped: tuple[Skipped, ...]
+    skipped_count: int
+    languages: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """Everything that decides an index but the documents."""
+
+    directory: Path
+    embedder: Embedder
+    spec: str
+    options: Mapping[str, Any]
+    chunking: ChunkConfig
+    tasks: Mapping[str, Task]
+    overwrite: bool
+    exact_limit: int = faiss_engine.EXACT_LIMIT
+
+
+def build(
+    plan: BuildPlan,
+    documents: Iterable[Document],
+    progress: Callable[[BuildProgress], None] | None = None,
+    read_report: ReadReport | None = None,
+) -> BuildReport:
+    """Write a segment beside what is there, then replace the manifest: the one step that makes it the index."""
+    started = time.perf_counter()
+    directory = plan.directory
+    with durable.store_errors(directory):
+        check_target(directory, plan.overwrite)
+        directory.mkdir(parents=True, exist_ok=True)
+        folder = durable.new_segment(directory)
+        try:
+            run = _Run(plan, folder, progress)
+            run.embed(documents)
+            if not run.chunks.chunks:
+                raise InputError(_nothing(read_report))
+            manifest = run.finish(read_report)
+            durable.mark_finished(folder)
+            durable.sync_folder(folder)
+            manifest.write(directory)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not any(directory.iterdir()):
+                directory.rmdir()
+            raise
+        durable.drop_leftovers(directory, keep=folder.name)
+    return BuildReport(
+        documents=manifest.documents,
+        chunks=manifest.chunks,
+        tokens=manifest.tokens,
+        truncated_tokens=manifest.truncated_tokens,
+        blank_vectors=run.blank,
+        seconds=time.perf_counter() - started,
+        engine=str(manifest.engine["type"]),
+        skipped=tuple(read_report.skipped) if read_report else (),
+        skipped_count=read_report.total_skipped if read_report else 0,
+        languages=manifest.languages,
+    )
+
+
+def check_target(directory: Path, overwrite: bool) -> None:
+    """Refuse a place where an index would harm what is there; cheap, so callers may ask before the work."""
+    if directory.exists() and not directory.is_dir():
+        raise NotAnIndexError(f"{directory} is a file: name a directory for the index")
+    if (directory / manifests.NAME).exists():
+        if not overwrite:
+            raise InputError(f"{directory} holds an index already: --force (overwrite=True) replaces it")
+        return
+    if directory.exists():
+        strangers = [p.name for p in directory.iterdir() if not p.name.startswith("segment-")]
+        if strangers:
+            raise NotAnIndexError(
+                f"{directory} holds other things ({strangers[0]} …) and no index: name a new or empty directory"
+            )
+
+
+class _Run:
+    """One build under way."""
+
+    def __init__(
+        self, plan: BuildPlan, folder: Path, progress: Callable[[BuildProgress], None] | None
+    ) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._progress = progress
+        self.chunks = ChunkReport()
+        self.languages: Counter[str] = Counter()
+        self.blank = 0
+
+    def embed(self, documents: Iterable[Document]) -> None:
+        """Stream documents into the segment's files."""
+        embedder = self._plan.embedder
+        pieces = chunk_documents(self._counted(documents), embedder, self._plan.chunking, self.chunks)
+        self._writer = SegmentWriter(self._folder, embedder.info.dim)
+        tokens = 0
+        try:
+            while window := list(islice(pieces, _WINDOW)):
+                vectors = embedder.encode_document([c.text for c in window])
+                self.blank += int((~vectors.any(axis=1)).sum())
+                self._writer.write(window, vectors)
+                tokens += sum(c.tokens for c in window)
+                self._tell("embedding", tokens)
+            self._tell("indexing", tokens)
+        finally:
+            self._writer.close()
+
+    def _counted(self, documents: Iterable[Document]) -> Iterator[Document]:
+        for document in documents:
+            self.languages[document.lang or "und"] += 1
+            yield document
+
+    def _tell(self, phase: str, tokens: int) -> None:
+        if self._progress:
+            self._progress(BuildProgress(self.chunks.documents, self._writer.rows, tokens, phase))
+
+    def finish(self, read_report: ReadReport | None) -> Manifest:
+        """Make the search engine, check it, and describe everything in a manifest."""
+        from importlib.metadata import version
+
+        plan, info = self._plan, self._plan.embedder.info
+        vectors = self._writer.finish()
+        engine = faiss_engine.build(self._folder, vectors, plan.exact_limit)
+        _find_themselves(self._folder, vectors, engine)
+        probes = plan.embedder.encode_document(PROBES)
+        names = [CHUNKS, VECTORS] + ([faiss_engine.FILE] if engine["type"] != "exact" else [])
+        for name in names:
+            durable.sync_file(self._folder / name)
+        return Manifest(
+            fingerprint=plan.embedder.fingerprint,
+            embedder=asdict(info),
+            spec=plan.spec,
+            options={k: v for k, v in plan.options.items() if not k.lower().endswith(_SECRETS)},
+            chunker={"fingerprint": plan.chunking.fingerprint(), **asdict(plan.chunking)},
+            engine=engine,
+            segment=self._folder.name,
+            files={
+                n: FileRecord((self._folder / n).stat().st_size, durable.checksum(self._folder / n))
+                for n in names
+            },
+            probes=tuple(
+                Probe(t, tuple(round(float(x), 6) for x in v)) for t, v in zip(PROBES, probes, strict=True)
+            ),
+            dim=info.dim,
+            documents=self.chunks.documents,
+            chunks=self.chunks.chunks,
+            tokens=self.chunks.tokens,
+            truncated_tokens=self.chunks.truncated_tokens,
+            languages=dict(sorted(self.languages.items(), key=lambda item: (-item[1], item[0]))),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=version("embedkit-retrieval"),
+            tasks=tuple(dump_tasks(plan.tasks.values())),
+            skipped=dict(read_report.reasons) if read_report else {},
+        )
+
+
+def check_probes(manifest: Manifest, embedder: Embedder) -> None:
+    """Encode the probe texts again: the same weights may still be run wrongly. Raises EmbedderError.
+
+    0.98 leaves room for bf16, float32 and int8 arithmetic over the same weights (0.994 was the lowest
+    seen), and none for another model, pooling or tokenizer.
+    """
+    import numpy as np
+
+    vectors = embedder.encode_document([p.text for p in manifest.probes])
+    stored = np.array([p.vector for p in manifest.probes], dtype=np.float32)
+    cosine = (vectors * stored).sum(axis=1)
+    blank = ~stored.any(axis=1) & ~vectors.any(axis=1)
+    if not bool(((cosine >= 0.98) | blank).all()):
+        raise EmbedderError(
+            f"embedder {embedder.info.name!r} has the fingerprint of the index ({manifest.fingerprint}) but encodes "
+            f"its probe texts otherwise (cosine {float(cosine.min()):.3f}): check its installation, or rebuild the index"
+        )
+
+
+def _find_themselves(folder: Path, vectors: NDArray[np.float32], engine: Mapping[str, Any]) -> None:
+    """Search for a few of the vectors themselves: each must come back with a score of one."""
+    import numpy as np
+
+    rows = np.unique(np.linspace(0, len(vectors) - 1, 16).astype(np.int64))
+    queries = np.ascontiguousarray(vectors[rows])
+    queries = queries[queries.any(axis=1)]
+    if not len(queries):
+        return
+    scores, _ = faiss_engine.open_engine(folder, vectors, engine).search(queries, 1)
+    if float(scores.min()) < 0.999:
+        raise CorruptIndexError(
+            f"the new index does not find its own vectors (score {float(scores.min()):.3f} instead of 1): nothing was "
+            "replaced; run `embedkit doctor`"
+        )
+
+
+def _nothing(report: ReadReport | None) -> str:
+    summary = f" ({report.summary()})" if report else ""
+    return f"the corpus holds no text to index{summary}: check the source and its format"

@@ -1,0 +1,267 @@
+"""`Index`: build it once from documents, search it under any instruction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.embedder import Embedder
+from embedkit.errors import FingerprintError, InputError, UnknownNameError
+from embedkit.registry import full_name, get_embedder
+from embedkit.tasks import Task, get_task
+from embedkit.threads import thread_count
+from embedkit_indexes import faiss_engine
+from embedkit_indexes.builder import BuildPlan, BuildProgress, BuildReport, build, check_probes
+from embedkit_indexes.corpus.chunking import ChunkConfig
+from embedkit_indexes.corpus.options import ReadReport
+from embedkit_indexes.corpus.records import Document
+from embedkit_indexes.manifest import Manifest
+from embedkit_indexes.results import SearchHit, SearchResult
+from embedkit_indexes.segment import Segment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_BATCH = 1024
+
+
+class Index:
+    """A corpus, embedded once: only the query carries a task, so that one index serves them all."""
+
+    def __init__(self, directory: Path, manifest: Manifest, embedder: Embedder | None = None) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._given = embedder
+        self._segment = Segment(directory / manifest.segment)
+        if embedder is not None:
+            self._check_fingerprint(embedder)
+
+    @staticmethod
+    def build(
+        directory: str | Path,
+        documents: Iterable[Document],
+        embedder: Embedder | str = "bundled",
+        *,
+        chunking: ChunkConfig | None = None,
+        tasks: Mapping[str, Task] | None = None,
+        embedder_spec: str = "",
+        embedder_options: Mapping[str, Any] | None = None,
+        progress: Callable[[BuildProgress], None] | None = None,
+        read_report: ReadReport | None = None,
+        overwrite: bool = False,
+        exact_limit: int = faiss_engine.EXACT_LIMIT,
+    ) -> BuildReport:
+        """Embed `documents` and store them as an index in `directory`.
+
+        `embedder` is a name for `get_embedder` (then `embedder_options` go to it and both are stored, keys
+        and other secrets excepted) or an object (then say in `embedder_spec` how to open it again, or pass
+        it to `open`). `tasks` are stored with the index. Up to `exact_limit` chunks the search is exact.
+        An index that is there is replaced, in one step at the end, where `overwrite` is true.
+
+        Raises InputError for a corpus without text, NotAnIndexError where the directory holds other things,
+        StoreError for the disk's troubles, EmbedderError for NaN or wrong shapes. Whatever is raised, the
+        index that was there stays whole.
+        """
+        options = dict(embedder_options or {})
+        if isinstance(embedder, str):
+            embedder_spec = full_name(embedder_spec or embedder)
+            embedder = get_embedder(embedder, **options)
+        plan = BuildPlan(
+            Path(directory),
+            embedder,
+            embedder_spec,
+            options,
+            chunking or ChunkConfig(),
+            tasks or {},
+            overwrite,
+            exact_limit,
+        )
+        return build(plan, documents, progress, read_report)
+
+    @classmethod
+    def open(cls, directory: str | Path, embedder: Embedder | None = None) -> Index:
+        """Open an index; without `embedder`, the one it was built with is opened on the first search.
+
+        Raises NotAnIndexError, CorruptIndexError, or FingerprintError where `embedder` is another one.
+        """
+        path = Path(directory)
+        return cls(path, Manifest.read(path), embedder)
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return self.manifest.chunks
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return f"Index({str(self.directory)!r}, {m.documents} documents, {m.chunks} chunks, {m.embedder['name']})"
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks stored with the index, by name; the built-in ones are found beside them."""
+        return {t["name"]: Task(**t) for t in self.manifest.tasks}
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedder, opened and checked against the index's fingerprint and probe vectors."""
+        embedder = self._given
+        if embedder is None:
+            if not self.manifest.spec:
+                raise InputError(
+                    f"{self.directory} was built by a program's own embedder {self.manifest.embedder['name']!r}: "
+                    "pass it, Index.open(directory, embedder)"
+                )
+            embedder = get_embedder(self.manifest.spec, **self.manifest.options)
+            self._check_fingerprint(embedder)
+        check_probes(self.manifest, embedder)
+        return embedder
+
+    def search(
+        self,
+        query: str,
+        *,
+        task: str | Task | None = None,
+        instruction: str | None = None,
+        k: int = 10,
+        lang: str | None = None,
+    ) -> SearchResult:
+        """Return the `k` chunks nearest to `query` under a task or a free instruction, best first.
+
+        `lang` keeps only chunks of that language; fewer than `k` hits come back only where there are fewer
+        chunks. Raises InputError for an empty query, k < 1 or a language that the index lacks, and
+        UnknownNameError for an unknown task.
+        """
+        return self.search_many([query], task=task, instruction=instruction, k=k, lang=lang)[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        *,
+        task: str | Task | None = None,
+        instruction: str | None = None,
+        k: int = 10,
+        lang: str | None = None,
+    ) -> list[SearchResult]:
+        """Search for several queries at once, which is faster than one by one; see `search`."""
+        for number, query in enumerate(queries):
+            if not query.strip():
+                where = f" {number + 1}" if len(queries) > 1 else ""
+                raise InputError(f"query{where} is empty: write what you look for")
+        if k < 1:
+            raise InputError(f"k is {k}: ask for 1 or more results")
+        self._check_language(lang)
+        found = self._resolve(task)
+        self._load()
+        sentence = self.embedder.instruction_for(found, instruction)
+        name = (
+            found.name
+            if found
+            else (self.embedder.info.default_task if sentence and not instruction else None)
+        )
+        obeys = sentence is None or self.embedder.info.instruction_trained
+        rows = self._rows(lang)
+        results: list[SearchResult] = []
+        for start in range(0, len(queries), _BATCH):
+            part = queries[start : start + _BATCH]
+            vectors = self.embedder.encode_query(part, found, instruction)
+            scores, numbers = self._engine.search(vectors, min(k, len(self)), rows)
+            for query, s, r in zip(part, scores, numbers, strict=True):
+                encoded = self.embedder.info.template.render_query(query, sentence)
+                results.append(SearchResult(query, name, sentence, encoded, obeys, self._hits(s, r)))
+        return results
+
+    def explain(
+        self, query: str, *, task: str | Task | None = None, instruction: str | None = None, k: int = 10
+    ) -> dict[str, Any]:
+        """Say in plain values what is encoded for a query (string, tokens) and how it is searched."""
+        found = self._resolve(task)
+        embedder = self.embedder
+        sentence = embedder.instruction_for(found, instruction)
+        encoded = embedder.render_query(query, found, instruction)
+        count = embedder.count_tokens([encoded])[0]
+        tokenizer = embedder.tokenizer
+        return {
+            "query": query,
+            "task": found.name if found else None,
+            "instruction": sentence,
+            "obeys": sentence is None or embedder.info.instruction_trained,
+            "encoded": encoded,
+            "tokens": tokenizer.encode(encoded).tokens if tokenizer is not None else None,
+            "token_count": count,
+            "truncated": max(0, count - embedder.info.max_length),
+            "embedder": {**self.manifest.embedder, "fingerprint": self.manifest.fingerprint},
+            "plan": {**self._engine.plan(k), "threads": thread_count()},
+        }
+
+    def document_ids(self) -> list[str]:
+        """Return the document id of every chunk, in row order."""
+        ids: list[str] = self._segment.column("document_id").to_pylist()
+        return ids
+
+    def verify(self) -> None:
+        """Read all files and compare their checksums. Raises CorruptIndexError naming the one that differs."""
+        self.manifest.verify(self.directory)
+
+    def _resolve(self, task: str | Task | None) -> Task | None:
+        return get_task(task, self.tasks) if isinstance(task, str) else task
+
+    @cached_property
+    def _engine(self) -> faiss_engine.Engine:
+        return faiss_engine.open_engine(
+            self.directory / self.manifest.segment, self._segment.vectors, self.manifest.engine
+        )
+
+    def _load(self) -> None:
+        """Open the embedder and, beside it, the index: each waits on other things than the other."""
+        if "embedder" in self.__dict__:
+            return
+        failures: list[BaseException] = []
+
+        def load() -> None:
+            try:
+                _ = self.embedder
+            except BaseException as e:  # handed to the caller's thread below
+                failures.append(e)
+
+        thread = threading.Thread(target=load, name="embedkit-load")
+        thread.start()
+        try:
+            _ = self._engine
+        finally:
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def _check_fingerprint(self, embedder: Embedder) -> None:
+        if embedder.fingerprint == self.manifest.fingerprint:
+            return
+        built = self.manifest
+        raise FingerprintError(
+            f"{self.directory} was built with {built.embedder['name']} ({built.fingerprint}), this is "
+            f"{embedder.info.name} ({embedder.fingerprint}): their vectors cannot be compared; open it with "
+            f"{built.spec or 'the first one'}, or rebuild it with `embedkit index --force`"
+        )
+
+    def _check_language(self, lang: str | None) -> None:
+        if lang is not None and lang not in self.manifest.languages:
+            raise UnknownNameError("language", lang, self.manifest.languages, "`embedkit info` counts them.")
+
+    def _rows(self, lang: str | None) -> NDArray[np.int64] | None:
+        if lang is None:
+            return None
+        import numpy as np
+        import pyarrow.compute as pc
+
+        stored = "" if lang == "und" else lang
+        return np.flatnonzero(pc.equal(self._segment.column("lang"), stored).to_numpy())
+
+    def _hits(self, scores: NDArray[np.float32], numbers: NDArray[np.int64]) -> tuple[SearchHit, ...]:
+        kept = [(float(s), int(n)) for s, n in zip(scores, numbers, strict=True) if n >= 0]
+        rows = self._segment.rows(n for _, n in kept)
+        return tuple(
+            SearchHit(rank=rank, score=score, **row)
+            for rank, ((score, _), row) in enumerate(zip(kept, rows, strict=True), 1)
+        )

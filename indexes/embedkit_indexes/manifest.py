@@ -1,0 +1,118 @@
+"""The manifest: one small JSON file that says what an index holds and how to read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import CorruptIndexError, NotAnIndexError
+from embedkit_indexes.durable import checksum, replace_text
+
+NAME = "embedkit.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """The size in bytes and sha256 of one file of the segment."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A text and its document vector at build time: encoded again, it must come out the same."""
+
+    text: str
+    vector: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything about an index but its rows and vectors.
+
+    `embedder` names it, and holds the description that the fingerprint was made from; `spec` is what
+    `get_embedder` opens it by ("" for an object that a program passed in). `languages` counts documents.
+    """
+
+    fingerprint: str
+    embedder: Mapping[str, Any]
+    spec: str
+    options: Mapping[str, Any]
+    chunker: Mapping[str, Any]
+    engine: Mapping[str, Any]
+    segment: str
+    files: Mapping[str, FileRecord]
+    probes: tuple[Probe, ...]
+    dim: int
+    documents: int
+    chunks: int
+    tokens: int
+    truncated_tokens: int
+    languages: Mapping[str, int]
+    created: str
+    version: str
+    tasks: tuple[Mapping[str, str], ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    def write(self, directory: Path) -> None:
+        """Replace the directory's manifest in one step: from here on the new index is the one."""
+        replace_text(directory / NAME, json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Read the manifest and check that each file it names is there in full size.
+
+        Raises NotAnIndexError for a directory that holds no index, CorruptIndexError for a damaged one.
+        """
+        path = directory / NAME
+        if not path.is_file():
+            what = "does not exist" if not directory.exists() else "holds no embedkit index"
+            raise NotAnIndexError(
+                f"{directory} {what}: build one with `embedkit index SOURCE -o {directory}`"
+            )
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(data, dict) or data.get("format") != FORMAT:
+                found = data.get("format") if isinstance(data, dict) else type(data).__name__
+                raise CorruptIndexError(
+                    f"{path} has format {found!r}, this version reads {FORMAT}: rebuild the index or use "
+                    "the embedkit that wrote it"
+                )
+            data["files"] = {k: FileRecord(**v) for k, v in data["files"].items()}
+            data["probes"] = tuple(Probe(p["text"], tuple(p["vector"])) for p in data["probes"])
+            data["tasks"] = tuple(data["tasks"])
+            manifest = cls(**{f.name: data[f.name] for f in fields(cls)})
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise CorruptIndexError(f"{path} cannot be read ({e!r}): rebuild with `embedkit index`") from e
+        manifest._check_sizes(directory)
+        return manifest
+
+    def _check_sizes(self, directory: Path) -> None:
+        for name, record in self.files.items():
+            path = directory / self.segment / name
+            size = path.stat().st_size if path.is_file() else None
+            if size != record.bytes:
+                state = "is missing" if size is None else f"has {size:,} bytes instead of {record.bytes:,}"
+                raise CorruptIndexError(
+                    f"{path} {state}: the index is damaged, rebuild with `embedkit index`"
+                )
+
+    def verify(self, directory: Path) -> None:
+        """Read every file and compare its sha256. Raises CorruptIndexError naming the file that differs."""
+        self._check_sizes(directory)
+        for name, record in self.files.items():
+            path = directory / self.segment / name
+            if checksum(path) != record.sha256:
+                raise CorruptIndexError(
+                    f"{path} was altered: the index is damaged, rebuild with `embedkit index`"
+                )

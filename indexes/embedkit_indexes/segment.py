@@ -1,0 +1,155 @@
+"""A segment: chunks and vectors of one build, as Arrow files that are written once and then memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import CorruptIndexError
+from embedkit_indexes.corpus.records import Chunk
+from embedkit_indexes.durable import sync_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CHUNKS = "chunks.arrow"
+VECTORS = "vectors.arrow"
+_RAW = "vectors.raw"
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("document_id", pa.string()),
+            ("position", pa.int32()),
+            ("title", pa.string()),
+            ("text", pa.string()),
+            ("lang", pa.string()),
+            ("source", pa.string()),
+            ("start", pa.int64()),
+            ("end", pa.int64()),
+            ("metadata", pa.string()),
+        ]
+    )
+
+
+class SegmentWriter:
+    """Write chunks and vectors as they come: memory holds one window of them.
+
+    Vectors go to a raw file first, because Arrow wants to know their number before it writes one
+    contiguous batch, and only a contiguous batch can be searched where it lies.
+    """
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        import pyarrow as pa
+
+        self._folder = folder
+        self._dim = dim
+        self._schema = _schema()
+        self._chunks = pa.ipc.new_file(str(folder / CHUNKS), self._schema)
+        self._raw = (folder / _RAW).open("wb")
+        self.rows = 0
+
+    def write(self, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
+        """Append chunks and their vectors, float32 [len(chunks), dim]."""
+        import pyarrow as pa
+
+        columns = zip(*(_row(c) for c in chunks), strict=True)
+        arrays = [pa.array(c, type=f.type) for c, f in zip(columns, self._schema, strict=True)]
+        self._chunks.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._raw.write(vectors.data)
+        self.rows += len(chunks)
+
+    def finish(self) -> NDArray[np.float32]:
+        """Close the files, force them to disk and return the vectors, float32 [rows, dim], mapped."""
+        import numpy as np
+        import pyarrow as pa
+
+        self.close()
+        raw = self._folder / _RAW
+        flat = np.memmap(raw, dtype=np.float32, mode="r", shape=(self.rows * self._dim,))
+        column = pa.FixedSizeListArray.from_arrays(pa.array(flat), self._dim)
+        with pa.ipc.new_file(str(self._folder / VECTORS), pa.schema([("vector", column.type)])) as f:
+            f.write_batch(pa.record_batch([column], names=["vector"]))
+        del column, flat
+        raw.unlink()
+        for name in (CHUNKS, VECTORS):
+            sync_file(self._folder / name)
+        return Segment(self._folder).vectors
+
+    def close(self) -> None:
+        """Close the files as they are."""
+        self._chunks.close()
+        self._raw.close()
+
+
+class Segment:
+    """Read a segment by memory map: opening costs nothing, rows are read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32]:
+        """All vectors, float32 [rows, dim], read-only and mapped."""
+        column = self._open(VECTORS).get_batch(0).column(0)
+        flat = column.flatten().to_numpy(zero_copy_only=True)
+        matrix: NDArray[np.float32] = flat.reshape(len(column), column.type.list_size)
+        return matrix
+
+    @cached_property
+    def _chunks(self) -> tuple[Any, NDArray[np.int64]]:
+        import numpy as np
+
+        reader = self._open(CHUNKS)
+        sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+        return reader, np.cumsum([0, *sizes])
+
+    def _open(self, name: str) -> Any:
+        import pyarrow as pa
+
+        try:
+            return pa.ipc.open_file(pa.memory_map(str(self._folder / name)))
+        except (pa.ArrowInvalid, OSError) as e:
+            raise CorruptIndexError(
+                f"{self._folder / name} is no readable Arrow file ({e}): rebuild with `embedkit index`"
+            ) from e
+
+    def rows(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """Return the chunks of these row numbers, in their order, `metadata` decoded."""
+        import numpy as np
+
+        reader, bounds = self._chunks
+        out = []
+        for number in numbers:
+            batch = int(np.searchsorted(bounds, number, side="right")) - 1
+            row = reader.get_batch(batch).slice(int(number - bounds[batch]), 1).to_pylist()[0]
+            row["metadata"] = json.loads(row["metadata"])
+            out.append(row)
+        return out
+
+    def column(self, name: str) -> Any:
+        """Return one whole column as a pyarrow ChunkedArray."""
+        return self._chunks[0].read_all().column(name)
+
+
+def _row(chunk: Chunk) -> tuple[Any, ...]:
+    d = chunk.document
+    metadata = json.dumps(dict(d.metadata), ensure_ascii=False)
+    return (
+        d.id,
+        chunk.position,
+        d.title,
+        chunk.text,
+        d.lang or "",
+        d.source,
+        chunk.start,
+        chunk.end,
+        metadata,
+    )
