@@ -25,12 +25,13 @@ class Embedder(ABC):
     """Turn texts into unit vectors; queries may carry an instruction, documents never do.
 
     A plug-in author sets `info` and writes `_embed`. Optional: `tokenizer` (exact token counts and
-    chunking by tokens) and `window` (how many texts one `_embed` call takes; the texts of a call are
-    close in length, because the base class sorts them).
+    chunking by tokens), `window` (how many texts one `_embed` call takes; the texts of a call are
+    close in length, because the base class sorts them) and `parallel` (how many threads may call at a time).
     """
 
     info: EmbedderInfo
     window: ClassVar[int] = 64
+    parallel: ClassVar[int] = 1
 
     @classmethod
     def open(cls, name_or_path: str, *args: Any, **options: Any) -> Embedder:

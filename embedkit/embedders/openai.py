@@ -31,6 +31,7 @@ class OpenAIEmbedder(Embedder):
     """
 
     window: ClassVar[int] = 1024
+    parallel: ClassVar[int] = 16
 
     def __init__(
         self,
