@@ -29,7 +29,7 @@ def store_errors(path: Path) -> Iterator[None]:
             advice = "the disk is full: free some space and run it again; what was stored before is untouched"
         elif e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             advice = "no permission: choose another directory or change its rights"
-        elif e.errno == errno.ENOTDIR or e.errno == errno.EEXIST:
+        elif e.errno in (errno.ENOTDIR, errno.EEXIST):
             advice = "that path is a file, not a directory: choose another one"
         else:
             advice = f"{e.strerror or e}; what was stored before is untouched"

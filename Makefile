@@ -1,0 +1,66 @@
+# `make demo` and `make test` are all a newcomer needs: Python 3.11 or newer, and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export PYTHONUTF8 := 1
+
+.PHONY: help demo test check format format-check lint types contracts docs soak bench gpu-check clean
+help:
+	@echo "make demo       install, index the sample corpus, search it under several tasks"
+	@echo "make test       all tests, in miniature (under 10 minutes)"
+	@echo "make check      format, lint, types, import contracts, CLI reference, tests"
+	@echo "make soak       the full counts of fault and load tests"
+	@echo "make bench      the benchmarks (evaluation data: EMBEDKIT_DATA=folder)"
+	@echo "make gpu-check  what needs a CUDA GPU"
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e '.[cpu,eval]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.base
+	$(PIP) -e '.[cpu,eval,torch,docs,openai,llama-index,dev]'
+	touch $@
+
+demo: $(VENV)/.base
+	@EMBEDKIT=$(BIN)/embedkit sh examples/demo.sh
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m "not gpu and not soak"
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+format-check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/python scripts/generate_cli_docs.py
+
+check: format-check lint types contracts test
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m soak
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/index_build.py
+	$(BIN)/python benchmarks/quality.py
+
+gpu-check: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m gpu
+
+clean:
+	rm -rf $(VENV) demo-index
