@@ -41,7 +41,7 @@ def get_embedder(name_or_path: str = DEFAULT, **options: Any) -> Embedder:
     kind, model = _split(name_or_path)
     kinds = list_embedders()
     if kind not in kinds:
-        raise UnknownNameError("embedder", kind, kinds, "`embedkit embedders` lists all.")
+        raise UnknownNameError("embedder", kind, [*kinds, DEFAULT], "`embedkit embedders` lists all.")
     plug_in = f"the plug-in {kind!r} ({kinds[kind].value})"
     try:
         factory = kinds[kind].load()
@@ -104,7 +104,8 @@ def _kind_of_path(path: Path) -> str:
         if unzipped.suffix in _STATIC_SUFFIXES:
             return "static"
         raise InputError(
-            f"{path} is no embedder: give a model folder or a word-vector file ({', '.join(_STATIC_SUFFIXES)}, or .gz of these)"
+            f"{path} is no embedder: give a model folder or a word-vector file "
+            f"({', '.join(_STATIC_SUFFIXES)}, or .gz of these)"
         )
     config = path / "config.json"
     modules = path / "modules.json"

@@ -101,7 +101,12 @@ def load_tasks(path: str | Path) -> dict[str, Task]:
         unknown = set(table) - {"instruction", "description"}
         if unknown:
             raise InputError(f"tasks file {file}, [{name}]: unknown key {sorted(unknown)[0]!r}")
-        tasks[name] = Task(name, table["instruction"], str(table.get("description", "")))
+        if not isinstance(table.get("description", ""), str):
+            raise InputError(f'tasks file {file}, [{name}]: description must be text: description = "…"')
+        try:
+            tasks[name] = Task(name, table["instruction"], table.get("description", ""))
+        except InputError as e:
+            raise InputError(f"tasks file {file}: {e}") from e
     return tasks
 
 
