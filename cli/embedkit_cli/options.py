@@ -83,20 +83,27 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 class EmbedderChoice(NamedTuple):
-    """The embedder that a command's options describe: what an index keeps in order to open it again."""
+    """The embedder that a command's options describe."""
 
-    spec: str
+    name: str
     options: dict[str, Any]
 
     @classmethod
     def of(cls, embedder: str | None, pairs: Iterable[str], **options: Any) -> EmbedderChoice:
-        """Read the options; the name is spelt out, so that the index opens from any folder and after upgrades."""
-        from embedkit.registry import DEFAULT, full_name
+        """Read the options; without a name it is the bundled one."""
+        from embedkit.registry import DEFAULT
 
-        return cls(full_name(embedder or DEFAULT), {**parse_pairs(pairs), **given(**options)})
+        return cls(embedder or DEFAULT, {**parse_pairs(pairs), **given(**options)})
 
     def open(self) -> Embedder:
         """Open the embedder."""
         from embedkit.registry import get_embedder
 
-        return get_embedder(self.spec, **self.options)
+        return get_embedder(self.name, **self.options)
+
+    @property
+    def spec(self) -> str:
+        """The name spelt out, so that an index opens from any folder and after a change of the default."""
+        from embedkit.registry import full_name
+
+        return full_name(self.name)

@@ -1,0 +1,279 @@
+"""`embedkit search`: one task, several, files of queries, bad input, and how little it imports."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import SAMPLE, Invoke, Run
+
+QUERY = "How do I undo my last git commit?"
+
+
+def test_json_holds_hits_and_what_was_encoded(invoke: Invoke, sample_index: Path) -> None:
+    """The JSON of one task is an object: ranked hits, the exact encoded string, and that it is not obeyed."""
+    result = invoke("search", sample_index, QUERY, "--task", "topic", "-k", 3, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert [h["rank"] for h in found["hits"]] == [1, 2, 3]
+    assert [h["score"] for h in found["hits"]] == sorted((h["score"] for h in found["hits"]), reverse=True)
+    assert {"document_id", "title", "text", "lang", "position", "start", "end", "source"} <= found["hits"][
+        0
+    ].keys()
+    assert found["encoded"] == f"Instruct: {found['instruction']}\nQuery: {QUERY}"
+    assert (found["query"], found["task"], found["obeys"]) == (QUERY, "topic", False)
+    assert "not trained on instructions" in found["note"]
+
+
+def test_the_note_is_shown_once(invoke: Invoke, sample_index: Path) -> None:
+    """With an embedder that obeys no instruction, two tasks give one note on stderr; a bare query gives none."""
+    result = invoke("search", sample_index, QUERY, "--task", "qa", "--task", "topic", "--json")
+    assert result.stderr.count("note: ") == result.stderr.count("\n") == 1
+    bare = invoke("search", sample_index, QUERY, "--json")
+    assert bare.stderr == ""
+    assert json.loads(bare.stdout)["note"] is None
+
+
+def test_several_tasks_give_a_list(invoke: Invoke, sample_index: Path) -> None:
+    """The JSON of several tasks is a list in the order asked; a task named twice is asked once."""
+    result = invoke(
+        "search", sample_index, QUERY, "--task", "topic", "--task", "qa", "--task", "topic", "--json"
+    )
+    assert [r["task"] for r in json.loads(result.stdout)] == ["topic", "qa"]
+
+
+@pytest.mark.parametrize(("width", "beside"), [(160, True), (60, False)])
+def test_tasks_stand_side_by_side_where_there_is_room(
+    invoke: Invoke, sample_index: Path, width: int, beside: bool
+) -> None:
+    """At 160 columns two tasks' headings share a line, at 60 they stand one below the other."""
+    arguments = ["search", sample_index, QUERY, "--task", "topic", "--task", "code", "-k", 2]
+    lines = invoke(*arguments, env={"COLUMNS": str(width)}).stdout.splitlines()
+    heading = next(line for line in lines if line.startswith("topic"))
+    assert ("  code  " in heading) is beside
+    assert all(len(line) <= width for line in lines)
+
+
+def test_hits_show_score_title_language_and_snippet(invoke: Invoke, sample_index: Path) -> None:
+    """Each hit shows rank, score, title or id, language, and the first words of its text in at most two lines."""
+    found = json.loads(invoke("search", sample_index, QUERY, "--json").stdout)["hits"]
+    text = invoke("search", sample_index, QUERY, env={"COLUMNS": "200"}).stdout
+    for hit in found:
+        line = next(x for x in text.splitlines() if x.startswith(f"{hit['rank']:>2}  {hit['score']:.3f}"))
+        assert (hit["title"] or hit["document_id"]) in line
+        assert f"[{hit['lang']}]" in line
+
+
+@pytest.mark.parametrize(
+    "query", ["आज का मौसम", "如何撤销提交", "كيف أحذف الملف", "Wie nehme ich das zurück?"]
+)
+def test_scripts_of_the_world_are_printed(run: Run, sample_index: Path, query: str) -> None:
+    """Queries and hits in Devanagari, Chinese, Arabic and Latin letters print without error, JSON unescaped."""
+    assert run("search", sample_index, query).returncode == 0
+    done = run("search", sample_index, query, "--json")
+    assert f'"query": "{query}"' in done.stdout
+
+
+def test_output_stays_json_where_stdout_is_ascii(run: Run, sample_index: Path) -> None:
+    """Under an ASCII stdout the JSON is escaped and reads back to the same text."""
+    done = run("search", sample_index, "如何撤销提交", "--json", env={"PYTHONIOENCODING": "ascii"})
+    assert done.stdout.isascii()
+    assert json.loads(done.stdout)["query"] == "如何撤销提交"
+
+
+def test_a_document_cannot_steer_the_terminal(invoke: Invoke, words: Path, tmp_path: Path) -> None:
+    """Escape sequences and rich markup in a document are printed as text, not obeyed."""
+    record = {"_id": "evil", "title": "[red]x[/red]", "text": "git \x1b]0;owned\x07 commit [/nothing]"}
+    (tmp_path / "c.jsonl").write_text(json.dumps(record))
+    assert invoke("index", tmp_path / "c.jsonl", "-o", tmp_path / "i", "--embedder", words).exit_code == 0
+    result = invoke("search", tmp_path / "i", "git commit")
+    assert result.exit_code == 0, result.stderr
+    assert "\x1b" not in result.stdout and "\x07" not in result.stdout
+    assert "[red]x[/red]" in result.stdout and "[/nothing]" in result.stdout
+
+
+def test_lang_finds_documents_of_that_language_alone(invoke: Invoke, sample_index: Path) -> None:
+    """--lang de gives German hits, as many as asked for while there are any."""
+    found = json.loads(invoke("search", sample_index, "Git Commit", "--lang", "de", "-k", 5, "--json").stdout)
+    assert [h["lang"] for h in found["hits"]] == ["de"] * 5
+
+
+def test_k_larger_than_the_corpus_gives_all(invoke: Invoke, sample_index: Path) -> None:
+    """With k beyond the corpus every chunk comes once."""
+    chunks = json.loads(invoke("info", sample_index, "--json").stdout)["chunks"]
+    hits = json.loads(invoke("search", sample_index, QUERY, "-k", 100_000, "--json").stdout)["hits"]
+    assert len(hits) == chunks == len({(h["document_id"], h["position"]) for h in hits})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{index}", "  "], "error: the query is empty"),
+        (["{index}"], "error: give one query or --queries FILE"),
+        (["{index}", "x", "--queries", "y"], "error: give one query or --queries FILE, not both"),
+        (["{index}", "x", "-k", "0"], "error: -k 0 is too small"),
+        (["{index}", "x", "-k", "-3"], "error: -k -3 is too small"),
+        (["{index}", "x", "--task", "topik"], "error: unknown task 'topik': did you mean topic?"),
+        (
+            ["{index}", "x", "--task", "qa", "--instruction", "y"],
+            "error: --task and --instruction are both given",
+        ),
+        (["{index}", "x", "--instruction", " "], "error: the instruction is empty"),
+        (["{index}", "--queries", "{tmp}/none.jsonl"], "error: {tmp}/none.jsonl: No such file"),
+        (["{index}", "x", "--tasks", "{tmp}/none.toml"], "error: tasks file {tmp}/none.toml: "),
+        (["{tmp}/nowhere", "x"], "error: "),
+        (["{tmp}", "x"], "error: "),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    invoke: Invoke, sample_index: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """Each mistake ends with exit code 2 and one sentence, nothing on stdout."""
+    filled = [a.format(index=sample_index, tmp=tmp_path) for a in arguments]
+    result = invoke("search", *filled, "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(message.format(tmp=tmp_path))
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_damaged_index_is_one_sentence(invoke: Invoke, sample_index: Path, tmp_path: Path) -> None:
+    """An index whose largest file lost its second half is refused with exit code 2."""
+    copy = shutil.copytree(sample_index, tmp_path / "copy")
+    largest = max((p for p in copy.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    with largest.open("r+b") as handle:
+        handle.truncate(largest.stat().st_size // 2)
+    result = invoke("search", copy, QUERY)
+    assert result.exit_code == 2, result.stdout
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Five queries of the sample, the second and fourth under tasks of their own."""
+    lines = (SAMPLE / "queries.jsonl").read_text(encoding="utf-8").splitlines()[:5]
+    records = [json.loads(line) for line in lines]
+    records[1]["task"], records[3]["task"] = "qa", "recipe"
+    path = tmp_path / "questions.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
+    return path
+
+
+def test_many_queries_give_json_lines_in_their_order(
+    invoke: Invoke, sample_index: Path, questions: Path
+) -> None:
+    """Each query gives one line in the file's order, under its own task where it has one, as if asked alone."""
+    result = invoke("search", sample_index, "--queries", questions, "-k", 4)
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [f["_id"] for f in found] == [f"q-git-undo-{i}" for i in (1, 2, 3, 4, 5)]
+    assert [f["task"] for f in found] == [None, "qa", None, "recipe", None]
+    assert found[3]["instruction"] == "Find the recipe"
+    alone = json.loads(
+        invoke("search", sample_index, found[1]["query"], "--task", "qa", "-k", 4, "--json").stdout
+    )
+    assert [h["document_id"] for h in found[1]["hits"]] == [h["document_id"] for h in alone["hits"]]
+
+
+def test_the_command_lines_task_overrides_the_queries(
+    invoke: Invoke, sample_index: Path, questions: Path
+) -> None:
+    """--task holds for every query of the file."""
+    result = invoke("search", sample_index, "--queries", questions, "--task", "topic")
+    assert {json.loads(line)["task"] for line in result.stdout.splitlines()} == {"topic"}
+
+
+def test_a_trec_run_ranks_documents(invoke: Invoke, sample_index: Path, questions: Path) -> None:
+    """The TREC run has six columns, ranks from 1 without a gap and no document twice for a query."""
+    result = invoke("search", sample_index, "--queries", questions, "--run", "trec", "-k", 20)
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert len(rows) == 5 * 20
+    assert all(len(r) == 6 and r[1] == "Q0" for r in rows)
+    for start in range(0, 100, 20):
+        part = rows[start : start + 20]
+        assert [int(r[3]) for r in part] == list(range(1, 21))
+        assert len({r[2] for r in part}) == 20
+        assert [float(r[4]) for r in part] == sorted((float(r[4]) for r in part), reverse=True)
+
+
+def test_queries_come_from_stdin_as_plain_lines(run: Run, sample_index: Path) -> None:
+    """`--queries -` reads one query a line; the line number is its id."""
+    done = run("search", sample_index, "--queries", "-", "-k", 1, input="git commit\n\nmosquito net\n")
+    assert [json.loads(line)["_id"] for line in done.stdout.splitlines()] == ["1", "3"]
+
+
+def test_an_unknown_task_in_a_queries_file_fails_before_output(
+    invoke: Invoke, sample_index: Path, tmp_path: Path
+) -> None:
+    """A task that does not exist in the last line stops the run before the first result."""
+    (tmp_path / "q.jsonl").write_text(
+        '{"_id": 1, "text": "a"}\n{"_id": 2, "text": "b", "task": "nonsense"}\n'
+    )
+    result = invoke("search", sample_index, "--queries", tmp_path / "q.jsonl")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "unknown task 'nonsense'" in result.stderr
+
+
+def test_search_json_imports_little(sample_index: Path) -> None:
+    """`search --json` loads no rich, torch, transformers, llama-index or metrics."""
+    code = (
+        "import sys; from embedkit_cli.main import main\n"
+        f"sys.argv = ['embedkit', 'search', {str(sample_index)!r}, 'git commit', '--json']\n"
+        "try: main()\nexcept SystemExit as e: assert not e.code\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert not loaded & {
+        "rich",
+        "torch",
+        "transformers",
+        "llama_index",
+        "pytrec_eval",
+        "scipy",
+        "pandas",
+    }
+    assert not loaded & {
+        "embedkit.evaluation",
+        "embedkit_cli.batches",
+        "embedkit_cli.rendering",
+        "embedkit_trainer",
+    }
+
+
+def test_a_terminal_gets_colour_and_a_pipe_does_not(sample_index: Path) -> None:
+    """On a terminal hits are coloured; piped output holds no escape sequence."""
+    command = [
+        sys.executable,
+        "-c",
+        "from embedkit_cli.main import main; main()",
+        "search",
+        str(sample_index),
+        QUERY,
+    ]
+    piped = subprocess.run(command, capture_output=True, check=True)
+    assert b"\x1b[" not in piped.stdout
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"}
+    )
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the terminal's other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"\x1b[" in seen
