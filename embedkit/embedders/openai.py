@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from embedkit.contract import EmbedderInfo, Template
 from embedkit.embedder import Embedder
 from embedkit.embedders.openai_requests import PUBLIC_URL, Remote, Requests, Role
+from embedkit.embedders.presets import get_preset, match_preset
 from embedkit.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -62,29 +63,40 @@ class OpenAIEmbedder(Embedder):
         base_url: str | None = None,
         api_key: str | None = None,
         dim: int | None = None,
+        preset: str | None = None,
         template: Template | None = None,
-        instruction_trained: bool = False,
+        instruction_trained: bool | None = None,
         default_task: str | None = None,
         **remote: Any,
     ) -> OpenAIEmbedder:
         """Open the model `name_or_path` at `base_url` ($OPENAI_BASE_URL, else OpenAI's own).
 
         The key comes from `api_key` or $OPENAI_API_KEY; a server at another address may need none. `dim` is
-        the dimension expected, checked on every answer and never sent (`dimensions` is). `remote` takes the
-        fields of `Remote`. Raises MissingExtraError or InputError; encoding raises EmbedderError where the
-        server refuses or answers wrongly and ServerError where all retries failed.
+        the dimension expected, checked on every answer and never sent (`dimensions` is). Servers of open
+        models leave the model's prefixes and instructions to the client: what is not given of template,
+        training, task and length comes from `preset`, else from the preset that the model's name matches.
+        `remote` takes the fields of `Remote`. Raises MissingExtraError or InputError; encoding raises
+        EmbedderError where the server refuses or answers wrongly and ServerError where all retries failed.
         """
         known = set(Remote.__dataclass_fields__) - {"model", "base_url"}
         for option in remote:
             if option not in known:
                 raise UnknownNameError("option of the openai embedder:", option, known)
+        known_model = get_preset(preset) if preset else match_preset(name_or_path)
+        if known_model is not None:
+            template = template or known_model.template
+            default_task = default_task or known_model.default_task
+            if instruction_trained is None:
+                instruction_trained = known_model.instruction_trained
+            if known_model.max_length is not None:
+                remote.setdefault("max_length", known_model.max_length)
         url = base_url or os.environ.get("OPENAI_BASE_URL") or PUBLIC_URL
         return cls(
             Remote(model=name_or_path, base_url=url, **remote),
             api_key=api_key,
             dim=dim,
             template=template,
-            instruction_trained=instruction_trained,
+            instruction_trained=bool(instruction_trained),
             default_task=default_task,
         )
 

@@ -61,10 +61,16 @@ class Remote:
             *("requests_per_minute", "tokens_per_minute", "timeout"),
         ):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} is {value}: give a number above 0")
-        if self.max_retries < 0:
-            raise InputError(f"max_retries is {self.max_retries}: give 0 or more")
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise InputError(f"{name} is {value!r}: give a number above 0")
+        if not isinstance(self.max_retries, int) or self.max_retries < 0:
+            raise InputError(f"max_retries is {self.max_retries!r}: give 0 or more")
+        if not isinstance(self.extra_body, Mapping):
+            raise InputError(
+                f"extra_body is {self.extra_body!r}: give fields by name, such as {{'truncate': true}}"
+            )
+        if len(self.input_types) != 2 or isinstance(self.input_types, str):
+            raise InputError(f"input_types is {self.input_types!r}: give two, such as ['query', 'passage']")
         if self.encoding not in ("base64", "float"):
             raise InputError(f"encoding is {self.encoding!r}: give 'base64' or 'float'")
         parts = urlsplit(self.base_url)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embedkit import get_embedder
+from embedkit import BUILT_IN_TASKS, Template, get_embedder
 from embedkit.embedders.openai import OpenAIEmbedder
 from embedkit.embedders.pacing import retry_after
 from embedkit.errors import EmbedderError, InputError, ServerError, UnknownNameError
@@ -110,6 +110,26 @@ def test_what_is_sent(server: EmbeddingServer) -> None:
     assert documents.headers["authorization"] == f"Bearer {KEY}"
     assert (documents.body["input_type"], queries.body["input_type"]) == ("passage", "query")
     assert queries.body["input"] == ["Instruct: find\nQuery: q"]
+
+
+def test_open_models_get_their_prefixes(server: EmbeddingServer) -> None:
+    """A model that a preset knows is asked with its template, task and length; what is given goes first."""
+    e5 = OpenAIEmbedder.open("intfloat/multilingual-e5-small", base_url=server.url, dim=DIM)
+    e5.encode_document(["d"])
+    e5.encode_query(["q"])
+    mistral = OpenAIEmbedder.open("intfloat/e5-mistral-7b-instruct", base_url=server.url, dim=DIM)
+    mistral.encode_query(["q"])
+    assert (e5.info.max_length, mistral.info.max_length) == (512, 4096)
+    assert mistral.info.instruction_trained
+    named = connect(server, preset="e5", template=Template(document="mine: {text}"), max_length=99)
+    named.encode_document(["d"])
+    assert named.info.max_length == 99
+    assert [seen.body["input"][0] for seen in server.seen] == [
+        "passage: d",
+        "query: q",
+        f"Instruct: {BUILT_IN_TASKS['search'].instruction}\nQuery: q",
+        "mine: d",
+    ]
 
 
 def test_plain_request_is_plain(server: EmbeddingServer) -> None:
@@ -356,6 +376,9 @@ def test_environment(server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch) -
         ({"batch_size": 0}, "batch_size is 0"),
         ({"requests_per_minute": -1}, "requests_per_minute is -1"),
         ({"max_retries": -1}, "max_retries is -1"),
+        ({"batch_size": "many"}, "batch_size is 'many'"),
+        ({"extra_body": "truncate"}, "extra_body is 'truncate'"),
+        ({"input_types": "query"}, "input_types is 'query'"),
         ({"encoding": "int8"}, "encoding is 'int8'"),
         ({"base_url": "localhost:8080"}, "base_url is no web address"),
         ({"dim": 3, "dimensions": 4}, "dim is 3 and dimensions 4"),
