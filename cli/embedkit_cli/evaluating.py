@@ -94,7 +94,6 @@ def evaluate(
     from embedkit_cli import judging
     from embedkit_cli.progress import Meter
     from embedkit_cli.tasks import TaskBook
-    from embedkit_indexes import Index
 
     started = time.perf_counter()
     folder = Path(source)
@@ -110,16 +109,16 @@ def evaluate(
     if corpus is None and (embedder or choice.options or chunks):
         raise InputError("an index has its embedder and chunks: leave --embedder and its options out")
     with ExitStack() as stack:
-        index = None if corpus is not None else Index.open(source)
+        index = None if corpus is not None else _opened(source)
         book = TaskBook(tasks_path, index.tasks if index is not None else None)
         task = book.find(task_name) if task_name is not None else None
         cases = judging.load_cases(Path(qrels_path) if qrels_path else folder, book, task, instruction, k)
         queries_file = queries_path or find_file(folder, "queries.jsonl") or folder / "queries.jsonl"
         queries = judging.judged_queries(read_queries(queries_file), cases, query_lang)
         queries = sample(queries, sample_size, seed)
-        languages: dict[str, str] | None = None
+        lang = doc_lang if corpus is None else None  # a folder's other documents are not indexed at all
         if index is None:
-            index, languages = _temporary(stack, corpus or folder, choice, chunks, doc_lang)
+            index = _temporary(stack, corpus or folder, choice, chunks, doc_lang)
         with Meter("queries") as meter:
             done = 0
 
@@ -128,10 +127,7 @@ def evaluate(
                 done += count
                 meter.update("searching", done)
 
-            lang = doc_lang if languages is None else None
-            judge = judging.Judge(
-                index, book, languages=languages, lang=lang, by_pair=by_pair, advance=advance
-            )
+            judge = judging.Judge(index, book, lang=lang, by_pair=by_pair, advance=advance)
             report = judge.run(cases, queries)
         name = index.embedder.info.name
         remark = untrained_note(name) if any(not t.obeys for t in report.tasks) else None
@@ -151,27 +147,35 @@ def evaluate(
             _print(record, report)
 
 
+def _opened(source: str) -> Index:
+    from embedkit_cli.judging import Remembering
+    from embedkit_indexes import Index
+
+    index = Index.open(source)
+    return Index.open(source, Remembering(index.embedder))
+
+
 def _temporary(
     stack: ExitStack, corpus: Path, choice: EmbedderChoice, chunks: dict[str, Any], doc_lang: str | None
-) -> tuple[Index, dict[str, str]]:
+) -> Index:
     import tempfile
 
     from embedkit.errors import InputError
-    from embedkit_cli.judging import UNKNOWN_LANG, Remembering, matches
+    from embedkit_cli.judging import Remembering, matches
     from embedkit_cli.progress import Meter, estimate_documents
     from embedkit_indexes import BuildProgress, ChunkConfig, Index, ReadOptions, ReadReport, read_corpus
 
     opened = choice.open()
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-eval-"))
     read_report = ReadReport()
-    languages: dict[str, str] = {}
 
     def documents() -> Iterator[Document]:
+        found = False
         for document in read_corpus([str(corpus)], ReadOptions(), read_report):
             if doc_lang is None or matches(document.lang, doc_lang):
-                languages[document.id] = document.lang or UNKNOWN_LANG
+                found = True
                 yield document
-        if not languages:
+        if not found and doc_lang is not None:
             raise InputError(f"{corpus} holds no document of the language {doc_lang!r}: check --doc-lang")
 
     with Meter("documents") as meter:
@@ -184,7 +188,7 @@ def _temporary(
             directory, documents(), opened, chunking=ChunkConfig(**chunks), embedder_spec=choice.spec,
             embedder_options=choice.options, progress=progress, read_report=read_report,
         )  # fmt: skip
-    return Index.open(directory, Remembering(opened)), languages
+    return Index.open(directory, Remembering(opened))
 
 
 def _print(record: dict[str, Any], report: Report) -> None:

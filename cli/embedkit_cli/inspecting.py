@@ -19,19 +19,40 @@ _SHOWN = 20
 
 @click.command()
 @click.argument("directory", metavar="DIR")
+@click.option("--verify", is_flag=True, help="Read every file and compare its checksum.")
 @common
-def info(directory: str, as_json: bool) -> None:
-    """Show what the index DIR holds: documents, chunks, engine, and the embedder that built it."""
-    from embedkit.tasks import dump_tasks
+def info(directory: str, verify: bool, as_json: bool) -> None:
+    """Show what the index DIR holds: documents, chunks, languages, engine, and the embedder that built it."""
     from embedkit_indexes import Index
 
     index = Index.open(directory)
-    record: dict[str, Any] = {"directory": directory, **index.manifest.to_dict()}
-    record["tasks"] = dump_tasks(index.tasks.values())
+    if verify:
+        index.verify()
+    record = {"directory": directory, **index.manifest.to_dict()}
+    # The probes are vectors against which the embedder is checked: of no use to a reader.
+    record["probes"] = len(index.manifest.probes)
+    if verify:
+        record["verified"] = True
     if as_json:
         print_json(record)
-    else:
-        console().print(_rows(record))
+        return
+    total = sum(f.bytes for f in index.manifest.files.values())
+    embedder = index.manifest.embedder
+    shown = {
+        "directory": directory,
+        **{key: record[key] for key in ("documents", "chunks", "tokens", "truncated_tokens")},
+        "skipped": ", ".join(f"{reason} {n:,}" for reason, n in index.manifest.skipped.items()),
+        "languages": ", ".join(f"{code} {n:,}" for code, n in index.manifest.languages.items()),
+        "embedder": f"{index.manifest.spec or embedder['name']}, {index.manifest.dim} dimensions",
+        "options": ", ".join(f"{key}={value}" for key, value in index.manifest.options.items()),
+        "fingerprint": index.manifest.fingerprint,
+        "engine": ", ".join(f"{key} {value}" for key, value in index.manifest.engine.items()),
+        "chunker": ", ".join(f"{key} {value}" for key, value in index.manifest.chunker.items()),
+        "size": f"{total / 1e6:,.1f} MB" + (", every file verified" if verify else ""),
+        "created": f"{index.manifest.created} by embedkit {index.manifest.version}",
+        "tasks": ", ".join(index.tasks),
+    }
+    console().print(_rows(shown))
 
 
 @click.command()
@@ -88,7 +109,8 @@ def explain(
     for i, record in enumerate(records):
         if i:
             screen.print()
-        screen.print(_rows(record))
+        used = record["embedder"]
+        screen.print(_rows({**record, "embedder": f"{used['name']}, at most {used['max_length']} tokens"}))
 
 
 def _rows(record: Mapping[str, Any]) -> Table:

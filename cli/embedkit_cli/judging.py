@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from embedkit_indexes import Index
 
 _BATCH = 256
-UNKNOWN_LANG = "?"
+UNKNOWN_LANG = "und"  # ISO 639's code for an undetermined language; an index filters by it too
 Advance = Callable[[int], None]
 
 
@@ -139,6 +139,15 @@ def judged_queries(queries: Sequence[Query], cases: Sequence[Case], lang: str | 
     return kept
 
 
+def languages_of(index: Index) -> dict[str, str]:
+    """Return each document's language by its id."""
+    from embedkit_indexes.segment import Segment
+
+    segment = Segment(index.directory / index.manifest.segment)
+    ids, langs = segment.column("document_id").to_pylist(), segment.column("lang").to_pylist()
+    return {document_id: lang or UNKNOWN_LANG for document_id, lang in zip(ids, langs, strict=True)}
+
+
 def matches(lang: str | None, wanted: str) -> bool:
     """Tell whether a language code is the wanted one or a variant of it (`zh-CN` for `zh`)."""
     return lang is not None and (lang == wanted or lang.startswith((f"{wanted}-", f"{wanted}_")))
@@ -147,9 +156,8 @@ def matches(lang: str | None, wanted: str) -> bool:
 class Judge:
     """Rank and measure cases on one index.
 
-    `languages` gives each document's language where the documents are known (a BEIR folder); then the judgements
-    are cut to those documents, and a language pair is searched among its documents alone. Otherwise `lang` filters
-    in the index, and pairs are told by the query's language.
+    Judgements are cut to the documents that the index holds. `lang` cuts them, and the search, to the documents
+    of one language. A language pair is searched among its documents alone.
     """
 
     def __init__(
@@ -157,17 +165,16 @@ class Judge:
         index: Index,
         book: TaskBook,
         *,
-        languages: Mapping[str, str] | None = None,
         lang: str | None = None,
         by_pair: bool = True,
         advance: Advance = lambda count: None,
     ) -> None:
         self._index = index
         self._book = book
-        self._languages = languages
         self._lang = lang
         self._by_pair = by_pair
         self._advance = advance
+        self._languages = {d: code for d, code in languages_of(index).items() if lang in (None, code)}
         self._rows: list[QueryMeasures] = []
         self._tasks: list[TaskScore] = []
         self._pairs: dict[tuple[str, str], list[QueryMeasures]] = {}
@@ -197,9 +204,7 @@ class Judge:
         ]
 
     def _judge(self, judged: Qrels, asking: Asking, queries: Sequence[Query]) -> None:
-        qrels: Qrels = {q.id: judged[q.id] for q in queries}
-        if self._languages is not None:
-            qrels = restrict_qrels(qrels, self._languages)
+        qrels: Qrels = restrict_qrels({q.id: judged[q.id] for q in queries}, self._languages)
         found = self._measure(qrels, replace(asking, lang=self._lang), queries)
         self._rows += found.values()
         sentence = self._index.embedder.instruction_for(asking.task, asking.instruction)
@@ -209,12 +214,13 @@ class Judge:
         if not self._by_pair:
             return
         by_document: dict[str, Mapping[str, QueryMeasures]] = {}
-        if self._languages is None or len(set(self._languages.values())) == 1:
-            by_document[self._lang or next(iter((self._languages or {"": "all"}).values()))] = found
-        else:
-            for lang in sorted(set(self._languages.values()) - {UNKNOWN_LANG}):
-                cut = restrict_qrels(qrels, [d for d, code in self._languages.items() if code == lang])
-                by_document[lang] = self._measure(cut, replace(asking, lang=lang), queries)
+        langs = sorted(set(self._languages.values()))
+        for lang in langs:
+            if len(langs) == 1:
+                by_document[lang] = found
+                continue
+            cut = restrict_qrels(qrels, [d for d, code in self._languages.items() if code == lang])
+            by_document[lang] = self._measure(cut, replace(asking, lang=lang), queries)
         query_lang = {q.id: q.lang or UNKNOWN_LANG for q in queries}
         for lang, rows in by_document.items():
             for query_id, row in rows.items():

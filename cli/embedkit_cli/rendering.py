@@ -63,7 +63,7 @@ def _hit(hit: SearchHit) -> RenderableType:
     line.append(title, style="bold")
     if hit.lang:
         line.append(f"  [{hit.lang}]", style="magenta")
-    if hit.source and hit.source != hit.document_id:
-        line.append(f"  {printable(hit.source)}", style="dim")
+    if hit.title:
+        line.append(f"  {printable(hit.document_id)}", style="dim")
     body = hit.text.removeprefix(hit.title).lstrip() if hit.title else hit.text
     return Group(line, Padding(Text(snippet(body or hit.text)), (0, 0, 0, 4)))

@@ -106,7 +106,7 @@ def test_a_language_pair_is_searched_among_its_documents_alone(
 
 
 def test_an_index_is_evaluated_with_queries_and_qrels(invoke: Invoke, words: Path, tmp_path: Path) -> None:
-    """An index of the same corpus gives the BEIR folder's figures, through --queries and --qrels."""
+    """An index of the same corpus gives the BEIR folder's figures, language pairs included."""
     build = ["index", SAMPLE / "corpus.jsonl", "-o", tmp_path / "i", "--embedder", words]
     assert invoke(*build).exit_code == 0
     judged = ["--queries", SAMPLE / "queries.jsonl", "--qrels", SAMPLE / "qrels" / "qa.tsv", "--task", "qa"]
@@ -114,6 +114,10 @@ def test_an_index_is_evaluated_with_queries_and_qrels(invoke: Invoke, words: Pat
     from_folder = _evaluate(invoke, SAMPLE, "--embedder", words, *judged[2:])
     assert from_index["overall"] == from_folder["overall"]
     assert from_index["tasks"] == from_folder["tasks"]
+    assert from_index["languages"] == from_folder["languages"]
+    german = _evaluate(invoke, tmp_path / "i", *judged, "--doc-lang", "de", "--query-lang", "en")
+    pair = next(p for p in from_index["languages"] if (p["query"], p["document"]) == ("en", "de"))
+    assert german["overall"]["nDCG@10"] == pair["nDCG@10"]
 
 
 def test_a_sample_is_seeded(invoke: Invoke, words: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_info_names_the_embedder_and_its_fingerprint(invoke: Invoke, sample_inde
     people = invoke("info", sample_index, env={"COLUMNS": "120"})
     assert people.exit_code == 0, people.stderr
     assert "documents" in people.stdout and "313" in people.stdout and "ek1:" in people.stdout
+
+
+def test_verify_finds_an_altered_byte(invoke: Invoke, sample_index: Path, tmp_path: Path) -> None:
+    """`info --verify` passes on a whole index, and names the file in which one byte was changed."""
+    assert "every file verified" in invoke("info", sample_index, "--verify").stdout
+    copy = shutil.copytree(sample_index, tmp_path / "copy")
+    vectors = next(copy.rglob("vectors*"))
+    data = bytearray(vectors.read_bytes())
+    data[len(data) // 2] ^= 1
+    vectors.write_bytes(data)
+    result = invoke("info", copy, "--verify")
+    assert result.exit_code == 2
+    assert vectors.name in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_explain_shows_what_search_encodes(invoke: Invoke, sample_index: Path) -> None:
