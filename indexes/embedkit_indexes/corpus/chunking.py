@@ -37,7 +37,7 @@ class ChunkConfig:
     """
 
     max_tokens: int | None = None
-    overlap_tokens: float = 32
+    overlap_tokens: float = 0.125
     context: bool = True
     split: bool = True
 
