@@ -209,6 +209,21 @@ def mean(per_query: Iterable[QueryMeasures], depth: int = 100) -> Measures:
     )  # fmt: skip
 
 
+def pooled(groups: Sequence[Measures]) -> Measures:
+    """Return the mean over all queries of several groups, each query alike. Raises InputError for none."""
+    if not groups:
+        raise InputError("there is no group of queries to take the mean of")
+    queries = sum(g.queries for g in groups)
+    n = max(1, queries)
+    return Measures(
+        queries,
+        sum(g.ndcg * g.queries for g in groups) / n,
+        sum(g.recall * g.queries for g in groups) / n,
+        sum(g.mrr * g.queries for g in groups) / n,
+        groups[0].depth,
+    )
+
+
 def _as_run(documents: Sequence[str]) -> dict[str, float]:
     return {d: float(-rank) for rank, d in enumerate(documents)}
 

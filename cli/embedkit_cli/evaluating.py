@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,11 @@ from embedkit_cli.output import console, note, print_json, untrained_note
 
 if TYPE_CHECKING:
     from embedkit.evaluation import Measures
-    from embedkit_cli.judging import Report
+    from embedkit_cli.judging import PairScore, Report
     from embedkit_indexes import Index
     from embedkit_indexes.corpus.records import Document
+
+_MOST_PAIRS = 30
 
 
 @click.command("eval")
@@ -116,7 +118,9 @@ def evaluate(
         queries_file = queries_path or find_file(folder, "queries.jsonl") or folder / "queries.jsonl"
         queries = judging.judged_queries(read_queries(queries_file), cases, query_lang)
         queries = sample(queries, sample_size, seed)
-        lang = doc_lang if corpus is None else None  # a folder's other documents are not indexed at all
+        lang = (
+            judging.canonical(doc_lang) if corpus is None and doc_lang else None
+        )  # a folder's other documents are not indexed at all
         if index is None:
             index = _temporary(stack, corpus or folder, choice, chunks, doc_lang)
         with Meter("queries") as meter:
@@ -161,7 +165,7 @@ def _temporary(
     import tempfile
 
     from embedkit.errors import InputError
-    from embedkit_cli.judging import Remembering, matches
+    from embedkit_cli.judging import Remembering, canonical
     from embedkit_cli.progress import Meter, estimate_documents
     from embedkit_indexes import BuildProgress, ChunkConfig, Index, ReadOptions, ReadReport, read_corpus
 
@@ -172,7 +176,7 @@ def _temporary(
     def documents() -> Iterator[Document]:
         found = False
         for document in read_corpus([str(corpus)], ReadOptions(), read_report):
-            if doc_lang is None or matches(document.lang, doc_lang):
+            if doc_lang is None or canonical(document.lang) == canonical(doc_lang):
                 found = True
                 yield document
         if not found and doc_lang is not None:
@@ -210,9 +214,21 @@ def _print(record: dict[str, Any], report: Report) -> None:
     if len(report.tasks) > 1 or report.tasks[0].task:
         for score in report.tasks:
             table.add_row(Text(f"task {score.task or 'none'}"), *_cells(score.measures))
-    for pair in report.pairs:
-        table.add_row(Text(f"{pair.query_lang} → {pair.document_lang}", style="dim"), *_cells(pair.measures))
+    for name, measures in _pair_rows(report.pairs):
+        table.add_row(Text(name, style="dim"), *_cells(measures))
     screen.print(table)
+
+
+def _pair_rows(pairs: Sequence[PairScore]) -> list[tuple[str, Measures]]:
+    """Return a row a pair, or where that would flood the screen one for equal and one for different languages."""
+    from embedkit.evaluation import pooled
+
+    if len(pairs) <= _MOST_PAIRS:
+        return [(f"{p.query_lang} → {p.document_lang}", p.measures) for p in pairs]
+    same = [p.measures for p in pairs if p.query_lang == p.document_lang]
+    other = [p.measures for p in pairs if p.query_lang != p.document_lang]
+    named = ((f"{len(same)} pairs, same language", same), (f"{len(other)} pairs, across languages", other))
+    return [(f"{name} (--json lists them)", pooled(rows)) for name, rows in named if rows]
 
 
 def _cells(measures: Measures) -> list[str]:

@@ -129,7 +129,7 @@ def load_cases(
 def judged_queries(queries: Sequence[Query], cases: Sequence[Case], lang: str | None) -> list[Query]:
     """Return the queries of this language that some case judges. Raises InputError where none is left."""
     judged = {q for case in cases for q in case.qrels}
-    kept = [q for q in queries if q.id in judged and (lang is None or matches(q.lang, lang))]
+    kept = [q for q in queries if q.id in judged and (lang is None or canonical(q.lang) == canonical(lang))]
     if not kept:
         seen = sorted({q.lang or "none" for q in queries})[:20]
         raise InputError(
@@ -148,9 +148,11 @@ def languages_of(index: Index) -> dict[str, str]:
     return {document_id: lang or UNKNOWN_LANG for document_id, lang in zip(ids, langs, strict=True)}
 
 
-def matches(lang: str | None, wanted: str) -> bool:
-    """Tell whether a language code is the wanted one or a variant of it (`zh-CN` for `zh`)."""
-    return lang is not None and (lang == wanted or lang.startswith((f"{wanted}-", f"{wanted}_")))
+def canonical(lang: str | None) -> str:
+    """Return a language code as readers store it (`ace` for `ace-Latn`)."""
+    from embedkit_indexes.corpus.language import iso_code
+
+    return iso_code(lang) if lang else UNKNOWN_LANG
 
 
 class Judge:
@@ -221,7 +223,7 @@ class Judge:
                 continue
             cut = restrict_qrels(qrels, [d for d, code in self._languages.items() if code == lang])
             by_document[lang] = self._measure(cut, replace(asking, lang=lang), queries)
-        query_lang = {q.id: q.lang or UNKNOWN_LANG for q in queries}
+        query_lang = {q.id: canonical(q.lang) for q in queries}
         for lang, rows in by_document.items():
             for query_id, row in rows.items():
                 self._pairs.setdefault((query_lang[query_id], lang), []).append(row)

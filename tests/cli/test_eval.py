@@ -181,6 +181,24 @@ def test_people_get_a_table(invoke: Invoke, words: Path) -> None:
     assert result.stderr.count("note: ") == result.stderr.count("\n") == 1
 
 
+def test_many_pairs_are_summed_up_for_people(invoke: Invoke, words: Path) -> None:
+    """More than 30 language pairs become two rows: same language and across languages."""
+    result = invoke("eval", SAMPLE, "--embedder", words, env={"COLUMNS": "140"})
+    assert "pairs, same language (--json lists them)" in result.stdout
+    assert "pairs, across languages (--json lists them)" in result.stdout
+    assert "→" not in result.stdout
+
+
+def test_language_tags_are_compared_as_readers_store_them(
+    invoke: Invoke, words: Path, tmp_path: Path
+) -> None:
+    """Queries tagged eng_Latn and documents tagged EN are the pair en -> en, and --query-lang en finds them."""
+    source = _beir(tmp_path, [{"_id": "a", "text": "git", "lang": "eng_Latn"}], {"qrels.tsv": "a\t1\t1\n"})
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "text": "git commit", "lang": "EN"}\n')
+    found = _evaluate(invoke, source, "--embedder", words, "--query-lang", "en", "--doc-lang", "en")
+    assert [(p["query"], p["document"]) for p in found["languages"]] == [("en", "en")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -22,6 +22,7 @@ from embedkit.evaluation import (
     is_query_itself,
     mean,
     measure,
+    pooled,
     rank_documents,
     read_qrels,
     read_queries,
@@ -70,6 +71,14 @@ def test_a_query_without_relevant_document_is_left_out() -> None:
 def test_mean_of_nothing_is_zero() -> None:
     """The mean over no query is zeros over 0 queries, and its JSON names carry the cut-offs."""
     assert mean([], depth=50).to_dict() == {"queries": 0, "nDCG@10": 0.0, "Recall@50": 0.0, "MRR@10": 0.0}
+
+
+def test_pooled_means_weigh_each_query_alike() -> None:
+    """The mean of one query at 1 and three at 0 is a quarter; of no group there is none."""
+    one, three = mean([QueryMeasures(1, 1, 1)]), mean([QueryMeasures(0, 0, 0)] * 3)
+    assert pooled([one, three]) == Measures(4, 0.25, 0.25, 0.25)
+    with pytest.raises(InputError, match="no group"):
+        pooled([])
 
 
 def test_depth_below_ten_is_refused() -> None:
