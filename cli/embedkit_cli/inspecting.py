@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedkit_cli.options import common, tasks_file
+from embedkit_cli.options import check_question, common, tasks_file
 from embedkit_cli.output import console, note, print_json, printable, untrained_note
 
 if TYPE_CHECKING:
@@ -85,17 +85,11 @@ def explain(
     as_json: bool,
 ) -> None:
     """Show the exact string that is encoded for a query, its tokens, and how the index DIR is searched for it."""
-    from embedkit.errors import InputError
     from embedkit.tasks import Task
     from embedkit_cli.tasks import TaskBook
     from embedkit_indexes import Index
 
-    if not query.strip():
-        raise InputError("the query is empty: give it some text")
-    if k < 1:
-        raise InputError(f"-k {k} is too small: give 1 or more")
-    if names and instruction is not None:
-        raise InputError("--task and --instruction are both given: choose one")
+    check_question(query, names, instruction, k)
     index = Index.open(directory)
     book = TaskBook(tasks_path, index.tasks)
     tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -57,6 +57,22 @@ chunk_options = group(
 def given(**values: Any) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def check_question(query: str | None, names: Sequence[str], instruction: str | None, k: int) -> None:
+    """Raise InputError for what no search can be asked: an empty query, k < 1, two instructions, broken text."""
+    from embedkit.errors import InputError
+
+    if query is not None and not query.strip():
+        raise InputError("the query is empty: give it some text")
+    if k < 1:
+        raise InputError(f"-k {k} is too small: give 1 or more")
+    if names and instruction is not None:
+        raise InputError("--task and --instruction are both given: choose one")
+    for what, text in (("query", query), ("instruction", instruction)):
+        # The shell hands over bytes; those that are no UTF-8 arrive as half surrogate pairs.
+        if text is not None and any("\ud800" <= c <= "\udfff" for c in text):
+            raise InputError(f"the {what} is not UTF-8 text: check the terminal's encoding (LANG, LC_ALL)")
 
 
 def chunk_settings(max_tokens: int | None, overlap: float | None, no_split: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embedkit_cli.options import common, tasks_file
+from embedkit_cli.options import check_question, common, tasks_file
 from embedkit_cli.output import note, print_json, untrained_note
 
 if TYPE_CHECKING:
@@ -63,12 +63,7 @@ def search(
 
     if (query is None) == (queries_path is None):
         raise InputError("give one query or --queries FILE" + (", not both" if query is not None else ""))
-    if query is not None and not query.strip():
-        raise InputError("the query is empty: give it some text")
-    if k < 1:
-        raise InputError(f"-k {k} is too small: give 1 or more")
-    if names and instruction is not None:
-        raise InputError("--task and --instruction are both given: choose one")
+    check_question(query, names, instruction, k)
     index = Index.open(directory)
     book = TaskBook(tasks_path, index.tasks)
     tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]

@@ -144,6 +144,17 @@ def test_bad_input_is_one_sentence(
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["search", "explain"])
+@pytest.mark.parametrize("option", [[], ["git", "--instruction"]])
+def test_bytes_that_are_no_text_are_refused(
+    run: Run, sample_index: Path, command: str, option: list[str]
+) -> None:
+    """A query or instruction of bytes that are not UTF-8 is one sentence, exit code 2."""
+    done = run(command, sample_index, *option, os.fsdecode(b"caf\xe9"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not UTF-8 text" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_a_damaged_index_is_one_sentence(invoke: Invoke, sample_index: Path, tmp_path: Path) -> None:
     """An index whose largest file lost its second half is refused with exit code 2."""
     copy = shutil.copytree(sample_index, tmp_path / "copy")
