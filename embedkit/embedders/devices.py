@@ -75,6 +75,7 @@ class DevicePool:
             self._links.append(ours)
             processes.append(process)
         self.close = weakref.finalize(self, _stop, self._links, processes)
+        self.processes = tuple(processes)
         self._devices = list(devices)
         answers = [_receive(link, device) for link, device in zip(self._links, devices, strict=True)]
         self.dim, self._budget = int(answers[0][0]), int(answers[0][1])
@@ -87,17 +88,16 @@ class DevicePool:
         work: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         for share in plan_batches([len(r) for r in rows], self._budget * _SHARE):
             work.put(share)
-        errors: list[BaseException] = []
+        errors: list[EmbedderError] = []
 
         def feed(link: Connection, device: str) -> None:
             try:
                 while not errors:
                     share = work.get_nowait()
-                    link.send([rows[i] for i in share])
-                    out[share] = _receive(link, device)
+                    out[share] = _ask(link, device, [rows[i] for i in share])
             except queue.Empty:
                 return
-            except (OSError, EmbedderError) as e:
+            except EmbedderError as e:
                 errors.append(e)
 
         threads = [
@@ -108,8 +108,14 @@ class DevicePool:
         for thread in threads:
             thread.join()
         if errors:
-            raise EmbedderError(f"{errors[0]}") from errors[0]
+            raise errors[0]
         return out
+
+
+def _ask(link: Connection, device: str, rows: list[Ids]) -> Any:
+    with contextlib.suppress(OSError):  # a dead child is told by _receive
+        link.send(rows)
+    return _receive(link, device)
 
 
 def _receive(link: Connection, device: str) -> Any:

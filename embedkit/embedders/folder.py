@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,8 @@ _OLD_POOLING_KEYS: Mapping[str, str] = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 _POOLINGS: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+_QUERY_NAMES = ("query",)
+_DOCUMENT_NAMES = ("document", "passage", "corpus")
 _ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -128,9 +130,7 @@ def read_folder(root: Path) -> ModelFolder:
             )
     model = kinds[0][1]
     bert = _read_json(model / "sentence_bert_config.json") or {}
-    prompts_file = _read_json(root / "config_sentence_transformers.json") or {}
-    prompts = prompts_file.get("prompts") or {}
-    default = prompts.get(prompts_file.get("default_prompt_name") or "")
+    prompts = _read_json(root / "config_sentence_transformers.json") or {}
     return ModelFolder(
         root,
         model,
@@ -139,8 +139,8 @@ def read_folder(root: Path) -> ModelFolder:
         tuple(dense),
         bert.get("max_seq_length"),
         bool(bert.get("do_lower_case")),
-        _first(prompts, ("query",), default),
-        _first(prompts, ("document", "passage", "corpus"), default),
+        _prompt(prompts, _QUERY_NAMES, _DOCUMENT_NAMES),
+        _prompt(prompts, _DOCUMENT_NAMES, _QUERY_NAMES),
     )
 
 
@@ -165,8 +165,18 @@ def adapter_files(folder: Path) -> list[Path]:
     raise EmbedderError(f"{folder} has no adapter_model.safetensors: save the adapter again")
 
 
-def _first(prompts: Mapping[str, str], names: Iterable[str], default: str | None) -> str | None:
-    return next((prompts[n] for n in names if prompts.get(n) is not None), default)
+def _prompt(config: Mapping[str, Any], names: Sequence[str], others: Sequence[str]) -> str | None:
+    """Return the prompt of one side: the first of `names` with any text, else the default prompt.
+
+    An empty prompt of that name means none (newer sentence-transformers write it so) and shuts out the
+    default, as does a default that is the other side's prompt.
+    """
+    prompts = config.get("prompts") or {}
+    default = config.get("default_prompt_name")
+    named = [prompts[n] for n in names if prompts.get(n) is not None]
+    if named:
+        return next((p for p in named if p), "")
+    return None if default in others else prompts.get(default or "")
 
 
 def _pooling(folder: Path) -> Pooling:

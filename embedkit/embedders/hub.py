@@ -16,13 +16,13 @@ def local_folder(name_or_path: str, revision: str | None = None) -> Path:
     Safetensors are taken where the repository has them, else pytorch_model*.bin. Raises InputError for a
     path that does not exist, EmbedderError where the hub gives nothing.
     """
+    if not name_or_path.strip():
+        raise InputError("the transformer embedder needs a model: a folder, or a hub id such as org/name")
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
     if path.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         raise InputError(f"model folder {name_or_path!r} does not exist or is no folder: check it")
-    if not name_or_path.strip():
-        raise InputError("the transformer embedder needs a model: a folder, or a hub id such as org/name")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as e:

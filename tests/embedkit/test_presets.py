@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from embedkit.embedders.presets import get_preset, list_presets, match_preset
-from embedkit.errors import UnknownNameError
-
-pytest.importorskip("torch", reason="needs the extra [torch]")
-pytest.importorskip("transformers", reason="needs the extra [torch]")
-
 from embedkit.embedders.transformer import TransformerEmbedder
+from embedkit.errors import UnknownNameError
 from tests.embedkit.tiny_models import (
     BARE,
     BERT,
@@ -31,6 +27,9 @@ from tests.embedkit.tiny_models import (
     plain_vectors,
     save_model,
 )
+
+pytest.importorskip("torch", reason="needs the extra [torch]")
+pytest.importorskip("transformers", reason="needs the extra [torch]")
 
 INSTRUCTION = "Find the recipe"
 SEARCH = "Given a web search query, retrieve relevant passages that answer the query"

@@ -50,7 +50,7 @@ QWEN3 = Specials(None, "<|im_end|>", "<|endoftext|>", (), ("<|endoftext|>",))
 def save_tokenizer(folder: Path, specials: Specials, padding_side: str = "right") -> int:
     """Train a small tokenizer in the family's manner, save it, return its vocabulary's size."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
+    import transformers
 
     names = list(
         dict.fromkeys(n for n in (specials.bos, specials.pad, specials.eos, "<unk>", *specials.after) if n)
@@ -86,7 +86,8 @@ def save_tokenizer(folder: Path, specials: Specials, padding_side: str = "right"
             single=[*specials.before, "$A", *specials.after], special_tokens=used
         )
     roles = {"bos_token": specials.bos, "cls_token": "[CLS]" if specials == BERT else None}
-    PreTrainedTokenizerFast(
+    wrapper: Any = transformers.PreTrainedTokenizerFast
+    wrapper(
         tokenizer_object=tokenizer,
         eos_token=specials.eos,
         pad_token=specials.pad,
@@ -139,12 +140,9 @@ def plain_ids(folder: Path, text: str, before: Sequence[str], after: Sequence[st
     """Return the ids of one text between the named special tokens, straight from tokenizer.json."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return [
-        *(tokenizer.token_to_id(t) for t in before),
-        *tokenizer.encode(text, add_special_tokens=False).ids,
-        *(tokenizer.token_to_id(t) for t in after),
-    ]
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    body = tokenizer.encode(text, add_special_tokens=False).ids
+    return [*map(tokenizer.token_to_id, before), *body, *map(tokenizer.token_to_id, after)]
 
 
 def plain_vectors(model: Any, rows: Sequence[Sequence[int]], pooling: str) -> NDArray[np.float32]:
