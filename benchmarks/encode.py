@@ -140,7 +140,8 @@ def main() -> None:
     for name in names:
         median = statistics.median(times[name])
         same = vectors[name].shape == reference.shape
-        cosines = (vectors[name] * reference).sum(axis=1) if same else np.array([np.nan])
+        unit = vectors[name] / np.linalg.norm(vectors[name], axis=1, keepdims=True)
+        cosines = (unit * reference).sum(axis=1) if same else np.array([np.nan])
         seconds = " ".join(f"{t:.2f}" for t in times[name])
         print(
             f"| {name} | {len(texts) / median:.0f} | {base / median:.2f} | {work / statistics.median(cpu[name]):.2f} | {cosines.mean():.5f} | {cosines.min():.5f} | {seconds} |"

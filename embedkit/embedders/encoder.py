@@ -39,15 +39,15 @@ class EncoderSpec:
 
 
 class Encoder:
-    """Run one model on one device."""
+    """Run one model on one device; `model` stands in for loading `spec.model` (benchmarks, random weights)."""
 
-    def __init__(self, spec: EncoderSpec, device: str) -> None:
+    def __init__(self, spec: EncoderSpec, device: str, model: Any = None) -> None:
         import torch
 
         self._spec = spec
         self.device = torch.device(device)
         self._dtype = resolve_dtype(spec.dtype, self.device)
-        model = _load(spec, self._dtype)
+        model = _load(spec, self._dtype) if model is None else model
         self.hidden = int(getattr(model.config, "hidden_size", 0) or model.config.d_model)
         self._dense = [_load_dense(layer, self.device) for layer in spec.dense]
         self._packed: PackedBert | None = None
@@ -146,7 +146,6 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
-    import torch
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
@@ -160,7 +159,6 @@ def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
         model = _adapted(model, spec.adapter, dtype)
     if any(p.is_meta for p in model.parameters()):
         raise EmbedderError(f"the model in {spec.model} lacks weights that its config asks for")
-    del torch
     return model.eval()
 
 

@@ -49,8 +49,8 @@ QWEN3 = Specials(None, "<|im_end|>", "<|endoftext|>", (), ("<|endoftext|>",))
 
 def save_tokenizer(folder: Path, specials: Specials, padding_side: str = "right") -> int:
     """Train a small tokenizer in the family's manner, save it, return its vocabulary's size."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     import transformers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     names = list(
         dict.fromkeys(n for n in (specials.bos, specials.pad, specials.eos, "<unk>", *specials.after) if n)
