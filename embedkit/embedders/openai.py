@@ -129,7 +129,7 @@ class OpenAIEmbedder(Embedder):
         batches = list(self._batches(cut))
         if len(batches) == 1:
             return self._requests.send(cut, role, dim)
-        pool = ThreadPoolExecutor(min(self.remote.concurrency, len(batches)))
+        pool = ThreadPoolExecutor(min(self.remote.concurrency, len(batches)), "embedkit-openai")
         futures = [pool.submit(self._requests.send, batch, role, dim, stop) for batch in batches]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)

@@ -101,11 +101,18 @@ def test_equals_sentence_transformers(tmp_path: Path) -> None:
 
 
 def test_folder_tokenizer(tmp_path: Path) -> None:
-    """A folder's tokenizer is handed out untruncated and unpadded, and counts special tokens."""
-    StaticModel(np.ones((46, 4), np.float32), wordpiece(), max_length=5).save_pretrained(tmp_path / "m")
+    """A folder's tokenizer counts special tokens, without the padding and truncation stored with it."""
+    table = RNG.standard_normal((46, 4)).astype(np.float32)
+    StaticModel(table, wordpiece(), max_length=5).save_pretrained(tmp_path / "m")
+    stored = wordpiece()
+    stored.enable_truncation(3)
+    stored.save(str(tmp_path / "m" / "tokenizer.json"))
     ours = get_embedder(str(tmp_path / "m"))
     assert ours.tokenizer is not None
     assert ours.count_tokens(["a b c d e f g h", "a"]) == [10, 3]
+    expected = np.stack([table[4:9].mean(axis=0), table[4]])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours.encode_document(["a b c d e f g h", "a"]), expected, atol=1e-6)
     assert ours.info.max_length == 5
     assert get_embedder(str(tmp_path / "m"), max_length=3).info.max_length == 3
 
