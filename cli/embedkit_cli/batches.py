@@ -81,15 +81,15 @@ def document_ranking(
     pending = list(range(len(queries)))
     while pending:
         texts = [queries[i].text for i in pending]
-        found = index.search_many(
+        found = index.rank(
             texts, task=asking.task, instruction=asking.instruction, k=max(1, depth), lang=asking.lang
         )
         short = []
-        for i, result in zip(pending, found, strict=True):
+        for i, chunks_found in zip(pending, found, strict=True):
             itself = None if keep_self else queries[i].id
-            ranking = rank_documents(((h.document_id, h.score) for h in result.hits), itself)
+            ranking = rank_documents(chunks_found, itself)
             rankings[i] = ranking[:k]
-            if len(ranking) < k and len(result.hits) >= depth and depth < chunks:
+            if len(ranking) < k and len(chunks_found) >= depth and depth < chunks:
                 short.append(i)
         pending, depth = short, min(depth * 4, chunks)
     return rankings

@@ -139,15 +139,6 @@ def judged_queries(queries: Sequence[Query], cases: Sequence[Case], lang: str | 
     return kept
 
 
-def languages_of(index: Index) -> dict[str, str]:
-    """Return each document's language by its id."""
-    from embedkit_indexes.segment import Segment
-
-    segment = Segment(index.directory / index.manifest.segment)
-    ids, langs = segment.column("document_id").to_pylist(), segment.column("lang").to_pylist()
-    return {document_id: lang or UNKNOWN_LANG for document_id, lang in zip(ids, langs, strict=True)}
-
-
 def canonical(lang: str | None) -> str:
     """Return a language code as readers store it (`ace` for `ace-Latn`)."""
     from embedkit_indexes.corpus.language import iso_code
@@ -176,7 +167,7 @@ class Judge:
         self._lang = lang
         self._by_pair = by_pair
         self._advance = advance
-        self._languages = {d: code for d, code in languages_of(index).items() if lang in (None, code)}
+        self._languages = {d: code for d, code in index.document_languages().items() if lang in (None, code)}
         self._rows: list[QueryMeasures] = []
         self._tasks: list[TaskScore] = []
         self._pairs: dict[tuple[str, str], list[QueryMeasures]] = {}

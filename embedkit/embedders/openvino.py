@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -100,19 +101,24 @@ class OpenVINOEmbedder(Embedder):
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         batches = _batches(order, [len(i) for i in ids], self._token_budget)
         out = np.empty((len(ids), self.info.dim), dtype=np.float32)
-        if len(batches) == 1:
-            out[batches[0]] = self._graph(1)(self._padded(ids, batches[0]))[0]
+        # A thread a stream, each with its own request: OpenVINO's own queue calls back into Python from its
+        # threads, and its destructor then deadlocks on the interpreter lock.
+        streams = 1 if len(batches) == 1 else thread_count()
+        graph = self._graph(streams)
+        waiting = iter(batches)
+
+        def work() -> None:
+            request = graph.create_infer_request()
+            for rows in iter(lambda: next(waiting, None), None):
+                request.infer(self._padded(ids, rows), share_inputs=True)
+                out[rows] = request.get_output_tensor(0).data
+
+        if streams == 1:
+            work()
             return out
-        streams = thread_count()
-        queue = _openvino().AsyncInferQueue(self._graph(streams), streams)
-
-        def store(request: Any, rows: list[int]) -> None:
-            out[rows] = request.get_output_tensor(0).data
-
-        queue.set_callback(store)
-        for rows in batches:
-            queue.start_async(self._padded(ids, rows), rows)
-        queue.wait_all()
+        with ThreadPoolExecutor(streams) as pool:
+            for done in [pool.submit(work) for _ in range(streams)]:
+                done.result()
         return out
 
     def _padded(self, ids: list[list[int]], rows: list[int]) -> dict[int, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit.embedder import Embedder
 from embedkit.errors import FingerprintError, InputError, UnknownNameError
@@ -14,19 +14,32 @@ from embedkit.registry import full_name, get_embedder
 from embedkit.tasks import Task, get_task
 from embedkit.threads import thread_count
 from embedkit_indexes import faiss_engine
-from embedkit_indexes.builder import BuildPlan, BuildProgress, BuildReport, build, check_probes
-from embedkit_indexes.corpus.chunking import ChunkConfig
-from embedkit_indexes.corpus.options import ReadReport
-from embedkit_indexes.corpus.records import Document
-from embedkit_indexes.manifest import Manifest
-from embedkit_indexes.results import SearchHit, SearchResult
+from embedkit_indexes.manifest import Manifest, check_probes
+from embedkit_indexes.results import RankedChunk, SearchHit, SearchResult
 from embedkit_indexes.segment import Segment
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from embedkit_indexes.builder import BuildProgress, BuildReport
+    from embedkit_indexes.corpus.chunking import ChunkConfig
+    from embedkit_indexes.corpus.options import ReadReport
+    from embedkit_indexes.corpus.records import Document
+
 _BATCH = 1024
+
+
+class _Found(NamedTuple):
+    """What one query found: scores and row numbers, best first."""
+
+    query: str
+    task: str | None
+    instruction: str | None
+    encoded: str
+    obeys: bool
+    scores: list[float]
+    numbers: list[int]
 
 
 class Index:
@@ -66,6 +79,10 @@ class Index:
         StoreError for the disk's troubles, EmbedderError for NaN or wrong shapes. Whatever is raised, the
         index that was there stays whole.
         """
+        # Imported here: a search needs none of it, and starts the sooner.
+        from embedkit_indexes.builder import BuildPlan, build
+        from embedkit_indexes.corpus.chunking import ChunkConfig
+
         options = dict(embedder_options or {})
         if isinstance(embedder, str):
             embedder_spec = full_name(embedder_spec or embedder)
@@ -146,6 +163,42 @@ class Index:
         lang: str | None = None,
     ) -> list[SearchResult]:
         """Search for several queries at once, which is faster than one by one; see `search`."""
+        results: list[SearchResult] = []
+        for found in self._find(queries, task, instruction, k, lang):
+            rows = self._segment.rows(found.numbers)
+            hits = tuple(
+                SearchHit(rank=rank, score=score, **row)
+                for rank, (score, row) in enumerate(zip(found.scores, rows, strict=True), 1)
+            )
+            results.append(
+                SearchResult(found.query, found.task, found.instruction, found.encoded, found.obeys, hits)
+            )
+        return results
+
+    def rank(
+        self,
+        queries: Sequence[str],
+        *,
+        task: str | Task | None = None,
+        instruction: str | None = None,
+        k: int = 10,
+        lang: str | None = None,
+    ) -> list[list[RankedChunk]]:
+        """Search as `search_many` does, but return document ids and scores alone: for evaluation at depth."""
+        ids = self._document_ids
+        return [
+            [RankedChunk(ids[n], s) for n, s in zip(found.numbers, found.scores, strict=True)]
+            for found in self._find(queries, task, instruction, k, lang)
+        ]
+
+    def _find(
+        self,
+        queries: Sequence[str],
+        task: str | Task | None,
+        instruction: str | None,
+        k: int,
+        lang: str | None,
+    ) -> Iterator[_Found]:
         for number, query in enumerate(queries):
             if not query.strip():
                 where = f" {number + 1}" if len(queries) > 1 else ""
@@ -153,25 +206,21 @@ class Index:
         if k < 1:
             raise InputError(f"k is {k}: ask for 1 or more results")
         self._check_language(lang)
-        found = self._resolve(task)
+        chosen = self._resolve(task)
         self._load()
-        sentence = self.embedder.instruction_for(found, instruction)
-        name = (
-            found.name
-            if found
-            else (self.embedder.info.default_task if sentence and not instruction else None)
-        )
-        obeys = sentence is None or self.embedder.info.instruction_trained
+        info = self.embedder.info
+        sentence = self.embedder.instruction_for(chosen, instruction)
+        name = chosen.name if chosen else (info.default_task if sentence and not instruction else None)
+        obeys = sentence is None or info.instruction_trained
         rows = self._rows(lang)
-        results: list[SearchResult] = []
         for start in range(0, len(queries), _BATCH):
             part = queries[start : start + _BATCH]
-            vectors = self.embedder.encode_query(part, found, instruction)
+            vectors = self.embedder.encode_query(part, chosen, instruction)
             scores, numbers = self._engine.search(vectors, min(k, len(self)), rows)
-            for query, s, r in zip(part, scores, numbers, strict=True):
-                encoded = self.embedder.info.template.render_query(query, sentence)
-                results.append(SearchResult(query, name, sentence, encoded, obeys, self._hits(s, r)))
-        return results
+            for query, s, n in zip(part, scores, numbers, strict=True):
+                kept = n >= 0
+                encoded = info.template.render_query(query, sentence)
+                yield _Found(query, name, sentence, encoded, obeys, s[kept].tolist(), n[kept].tolist())
 
     def explain(
         self, query: str, *, task: str | Task | None = None, instruction: str | None = None, k: int = 10
@@ -180,6 +229,8 @@ class Index:
         found = self._resolve(task)
         embedder = self.embedder
         sentence = embedder.instruction_for(found, instruction)
+        # Encoded for real, so that what cannot be asked cannot be explained either.
+        embedder.encode_query([query], found, instruction)
         encoded = embedder.render_query(query, found, instruction)
         count = embedder.count_tokens([encoded])[0]
         tokenizer = embedder.tokenizer
@@ -196,10 +247,10 @@ class Index:
             "plan": {**self._engine.plan(k), "threads": thread_count()},
         }
 
-    def document_ids(self) -> list[str]:
-        """Return the document id of every chunk, in row order."""
-        ids: list[str] = self._segment.column("document_id").to_pylist()
-        return ids
+    def document_languages(self) -> dict[str, str]:
+        """Return each document's language by its id, `und` where none was told or found."""
+        langs = self._segment.column("lang").to_pylist()
+        return {d: lang or "und" for d, lang in zip(self._document_ids, langs, strict=True)}
 
     def verify(self) -> None:
         """Read all files and compare their checksums. Raises CorruptIndexError naming the one that differs."""
@@ -207,6 +258,11 @@ class Index:
 
     def _resolve(self, task: str | Task | None) -> Task | None:
         return get_task(task, self.tasks) if isinstance(task, str) else task
+
+    @cached_property
+    def _document_ids(self) -> list[str]:
+        ids: list[str] = self._segment.column("document_id").to_pylist()
+        return ids
 
     @cached_property
     def _engine(self) -> faiss_engine.Engine:
@@ -257,11 +313,3 @@ class Index:
 
         stored = "" if lang == "und" else lang
         return np.flatnonzero(pc.equal(self._segment.column("lang"), stored).to_numpy())
-
-    def _hits(self, scores: NDArray[np.float32], numbers: NDArray[np.int64]) -> tuple[SearchHit, ...]:
-        kept = [(float(s), int(n)) for s, n in zip(scores, numbers, strict=True) if n >= 0]
-        rows = self._segment.rows(n for _, n in kept)
-        return tuple(
-            SearchHit(rank=rank, score=score, **row)
-            for rank, ((score, _), row) in enumerate(zip(kept, rows, strict=True), 1)
-        )

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from embedkit.errors import CorruptIndexError, NotAnIndexError
+from embedkit.embedder import Embedder
+from embedkit.errors import CorruptIndexError, EmbedderError, NotAnIndexError
 from embedkit_indexes.durable import checksum, replace_text
 
 NAME = "embedkit.json"
@@ -116,3 +117,22 @@ class Manifest:
                 raise CorruptIndexError(
                     f"{path} was altered: the index is damaged, rebuild with `embedkit index`"
                 )
+
+
+def check_probes(manifest: Manifest, embedder: Embedder) -> None:
+    """Encode the probe texts again: the same weights may still be run wrongly. Raises EmbedderError.
+
+    0.98 leaves room for bf16, float32 and int8 arithmetic over the same weights (0.994 was the lowest
+    seen), and none for another model, pooling or tokenizer.
+    """
+    import numpy as np
+
+    vectors = embedder.encode_document([p.text for p in manifest.probes])
+    stored = np.array([p.vector for p in manifest.probes], dtype=np.float32)
+    cosine = (vectors * stored).sum(axis=1)
+    blank = ~stored.any(axis=1) & ~vectors.any(axis=1)
+    if not bool(((cosine >= 0.98) | blank).all()):
+        raise EmbedderError(
+            f"embedder {embedder.info.name!r} has the fingerprint of the index ({manifest.fingerprint}) but encodes "
+            f"its probe texts otherwise (cosine {float(cosine.min()):.3f}): check its installation, or rebuild the index"
+        )

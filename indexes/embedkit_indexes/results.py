@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +42,10 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
+
+
+class RankedChunk(NamedTuple):
+    """A chunk found, by its document's id; several chunks of one document come several times."""
+
+    document_id: str
+    score: float

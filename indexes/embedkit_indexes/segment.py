@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,12 +106,11 @@ class Segment:
         return matrix
 
     @cached_property
-    def _chunks(self) -> tuple[Any, NDArray[np.int64]]:
-        import numpy as np
-
+    def _batches(self) -> tuple[list[Any], list[int]]:
+        """The chunks' record batches, and the row number that each one ends before."""
         reader = self._open(CHUNKS)
-        sizes = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
-        return reader, np.cumsum([0, *sizes])
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        return batches, list(accumulate(b.num_rows for b in batches))
 
     def _open(self, name: str) -> Any:
         import pyarrow as pa
@@ -121,22 +122,26 @@ class Segment:
                 f"{self._folder / name} is no readable Arrow file ({e}): rebuild with `embedkit index`"
             ) from e
 
-    def rows(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+    def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return the chunks of these row numbers, in their order, `metadata` decoded."""
-        import numpy as np
-
-        reader, bounds = self._chunks
-        out = []
+        batches, ends = self._batches
+        wanted: dict[int, list[int]] = {}
         for number in numbers:
-            batch = int(np.searchsorted(bounds, number, side="right")) - 1
-            row = reader.get_batch(batch).slice(int(number - bounds[batch]), 1).to_pylist()[0]
+            wanted.setdefault(bisect_right(ends, number), []).append(number)
+        found: dict[int, dict[str, Any]] = {}
+        for i, of_batch in wanted.items():
+            first = ends[i] - batches[i].num_rows
+            rows = batches[i].take([n - first for n in of_batch]).to_pylist()
+            found.update(zip(of_batch, rows, strict=True))
+        for row in found.values():
             row["metadata"] = json.loads(row["metadata"])
-            out.append(row)
-        return out
+        return [found[n] for n in numbers]
 
     def column(self, name: str) -> Any:
         """Return one whole column as a pyarrow ChunkedArray."""
-        return self._chunks[0].read_all().column(name)
+        import pyarrow as pa
+
+        return pa.chunked_array([b.column(name) for b in self._batches[0]])
 
 
 def _row(chunk: Chunk) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from embedkit_indexes.corpus.tables import rows
 from embedkit_indexes.corpus.texts import extract
 
 # Left out of a folder on purpose: nothing is wrong with the corpus.
-_HARMLESS = ("unknown format", "beside a corpus", "link to a folder")
+_HARMLESS = ("an index", "unknown format", "beside a corpus", "link to a folder")
 _TABLES = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
 
 

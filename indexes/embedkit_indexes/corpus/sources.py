@@ -13,6 +13,7 @@ from embedkit_indexes.corpus.options import Problem, ReadOptions
 from embedkit_indexes.corpus.streams import STDIN, stdin_holds_objects
 
 JUNK = frozenset(["node_modules", "bower_components", "__pycache__", "__MACOSX", "venv", "site-packages"])
+_INDEX = "embedkit.json"
 _BEIR_CORPUS = ("corpus.jsonl", "corpus.jsonl.gz")
 _BEIR_BESIDE = ("queries.jsonl", "queries.jsonl.gz", "qrels", "qrels.tsv", "qrels.tsv.gz")
 
@@ -92,6 +93,9 @@ def _walk(folder: Path, base: Path, options: ReadOptions) -> Iterator[File | Pro
         yield Problem("unreadable", str(folder), f"cannot be read: {error.strerror}")
         return
     names = {entry.name for entry in entries}
+    if _INDEX in names:
+        yield Problem("an index", str(folder), "an embedkit index, not a corpus")
+        return
     corpus = next((name for name in _BEIR_CORPUS if name in names), None)
     beir = corpus is not None and (options.format == "beir" or bool(names.intersection(_BEIR_BESIDE)))
     for entry in entries:

