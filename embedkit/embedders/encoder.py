@@ -53,7 +53,7 @@ class Encoder:
         self._packed: PackedBert | None = None
         self._model: Any = None
         cpu = self.device.type == "cpu"
-        if cpu and spec.adapter is None and PackedBert.fits(model):
+        if cpu and PackedBert.fits(model):
             self._packed = PackedBert(model)
         else:
             self._model = model.to(self.device)

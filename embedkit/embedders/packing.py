@@ -35,9 +35,13 @@ class _Linear:
 
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+            linear = cls(packed, bias, True)
+            linear(
+                torch.zeros(1, weight.shape[1], dtype=weight.dtype)
+            )  # some CPUs pack, then refuse the product
         except (AttributeError, RuntimeError, NotImplementedError, TypeError):
             return cls(weight, bias, False)
-        return cls(packed, bias, True)
+        return linear
 
     def __call__(self, x: Tensor, gelu: bool = False) -> Tensor:
         import torch

@@ -169,7 +169,9 @@ def test_out_of_memory_halves_and_gives_the_same_vectors(bert: Path) -> None:
 def _save_adapter(base: Path, folder: Path, trained: bool = True) -> Path:
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(plain_model(base), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    model = get_peft_model(
+        plain_model(base), LoraConfig(r=4, target_modules=["q_proj", "v_proj", "query", "value"])
+    )
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -180,20 +182,23 @@ def _save_adapter(base: Path, folder: Path, trained: bool = True) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["mistral", "bert"])
 @pytest.mark.parametrize("merge", [True, False])
 def test_adapter_equals_plain_peft(
-    mistral: Path, tmp_path: Path, merge: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, merge: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """A PEFT adapter, given beside its base or as a folder of its own, moves the vectors to where plain peft has them."""
     from peft import PeftModel
 
+    folder = request.getfixturevalue(name)
+
     if not merge:
         monkeypatch.setattr("embedkit.embedders.encoder._MERGE_LIMIT", 0)
-    adapter = _save_adapter(mistral, tmp_path / "adapter")
-    base = _open(mistral)
-    beside, alone = _open(mistral, adapter=str(adapter)), get_embedder(str(adapter), dtype="float32")
-    wrapped = PeftModel.from_pretrained(plain_model(mistral), str(adapter)).eval()
-    expected = plain_vectors(wrapped, base.token_ids(TEXTS), "last")
+    adapter = _save_adapter(folder, tmp_path / "adapter")
+    base = _open(folder)
+    beside, alone = _open(folder, adapter=str(adapter)), get_embedder(str(adapter), dtype="float32")
+    wrapped = PeftModel.from_pretrained(plain_model(folder), str(adapter)).eval()
+    expected = plain_vectors(wrapped, base.token_ids(TEXTS), base.info.pooling)
     for embedder in (beside, alone):
         assert cosines(embedder.encode_document(TEXTS), expected).min() >= 0.9999
         assert embedder.info.weights != base.info.weights
@@ -299,3 +304,9 @@ def test_unreachable_hub_is_an_embedder_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     with pytest.raises(EmbedderError, match=r"org/model.*no route.*local folder"):
         get_embedder("org/model")
+
+
+def test_float16_stays_close_to_float32(bert: Path) -> None:
+    """In float16 on a CPU every cosine to the float32 vector is at least 0.999."""
+    rounded = _open(bert, dtype="float16").encode_document(TEXTS)
+    assert cosines(_open(bert).encode_document(TEXTS), rounded).min() >= 0.999
