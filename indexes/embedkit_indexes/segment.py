@@ -101,7 +101,7 @@ class Segment:
     def vectors(self) -> NDArray[np.float32]:
         """All vectors, float32 [rows, dim], read-only and mapped."""
         column = self._open(VECTORS).get_batch(0).column(0)
-        flat = column.flatten().to_numpy(zero_copy_only=True)
+        flat = column.values.to_numpy(zero_copy_only=True)
         matrix: NDArray[np.float32] = flat.reshape(len(column), column.type.list_size)
         return matrix
 
@@ -125,17 +125,16 @@ class Segment:
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return the chunks of these row numbers, in their order, `metadata` decoded."""
         batches, ends = self._batches
-        wanted: dict[int, list[int]] = {}
+        out = []
         for number in numbers:
-            wanted.setdefault(bisect_right(ends, number), []).append(number)
-        found: dict[int, dict[str, Any]] = {}
-        for i, of_batch in wanted.items():
-            first = ends[i] - batches[i].num_rows
-            rows = batches[i].take([n - first for n in of_batch]).to_pylist()
-            found.update(zip(of_batch, rows, strict=True))
-        for row in found.values():
+            i = bisect_right(ends, number)
+            batch = batches[i]
+            place = number - ends[i] + batch.num_rows
+            # Scalar by scalar: `take` would load pyarrow.compute, which costs a search more than its answer.
+            row = {f: c[place].as_py() for f, c in zip(batch.schema.names, batch.columns, strict=True)}
             row["metadata"] = json.loads(row["metadata"])
-        return [found[n] for n in numbers]
+            out.append(row)
+        return out
 
     def column(self, name: str) -> Any:
         """Return one whole column as a pyarrow ChunkedArray."""
