@@ -1,4 +1,4 @@
-"""The one place that says how many threads BLAS, OpenMP, FAISS, OpenVINO and torch may use."""
+"""The one place that says how many threads FAISS, OpenVINO and torch may use."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ import os
 from embedkit.errors import InputError
 
 
-def thread_count() -> int:
-    """Return $EMBEDKIT_THREADS, else the number of CPUs this process may run on.
+def wanted_threads() -> int | None:
+    """Return $EMBEDKIT_THREADS, None where it is not set.
 
     Raises InputError where the variable is not a positive whole number.
     """
     wanted = os.environ.get("EMBEDKIT_THREADS", "").strip()
-    if wanted:
-        if not wanted.isdecimal() or int(wanted) < 1:
-            raise InputError(
-                f"EMBEDKIT_THREADS is {wanted!r}: set it to a whole number from 1 on, or unset it"
-            )
-        return int(wanted)
+    if not wanted:
+        return None
+    if not wanted.isdecimal() or int(wanted) < 1:
+        raise InputError(f"EMBEDKIT_THREADS is {wanted!r}: set it to a whole number from 1 on, or unset it")
+    return int(wanted)
+
+
+def thread_count() -> int:
+    """Return $EMBEDKIT_THREADS, else the number of CPUs this process may run on; raises as `wanted_threads`."""
+    wanted = wanted_threads()
+    if wanted is not None:
+        return wanted
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1

@@ -29,8 +29,10 @@ terminal alone. Every command that prints results prints them as JSON with `--js
 | variable | meaning |
 | --- | --- |
 | `EMBEDKIT_TASKS` | TOML file of your own tasks, where `--tasks` is not given |
-| `EMBEDKIT_CACHE` | folder for cached files; else `$XDG_CACHE_HOME` or `~/.cache` |
+| `EMBEDKIT_THREADS` | threads that FAISS, OpenVINO and torch may use; else every CPU the process may run on |
+| `EMBEDKIT_CACHE` | folder in which embedkit makes its cache; else `$XDG_CACHE_HOME` or `~/.cache` |
 | `EMBEDKIT_DEBUG` | show tracebacks, as `--debug` does |
+| `OPENAI_API_KEY`, `OPENAI_BASE_URL` | key and address for the `openai` embedder |
 
 A task's name is looked up in the file first, then in the index, then among the built-in tasks.
 """

@@ -156,7 +156,7 @@ def check_cpu() -> Check:
     facts: dict[str, Any] = {"threads": usable, "features": features, "machine": platform.machine()}
     limits = {
         n: os.environ[n]
-        for n in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        for n in ("EMBEDKIT_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
         if n in os.environ
     }
     facts["limits"] = limits

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.embedders.batching import Ids, plan_batches
 from embedkit.embedders.encoder import Encoder, EncoderSpec
 from embedkit.errors import EmbedderError, InputError
+from embedkit.threads import wanted_threads
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -26,7 +27,10 @@ _SHARE = 4  # batches a device gets at a time: enough to sort by length, few eno
 def open_backend(spec: EncoderSpec, device: str | Sequence[str] | None) -> Encoder | DevicePool:
     """Return an encoder for one device, or a pool of processes for several."""
     devices = resolve_devices(device)
-    return Encoder(spec, devices[0]) if len(devices) == 1 else DevicePool(spec, devices)
+    if len(devices) > 1:
+        return DevicePool(spec, devices)
+    _limit_threads(devices[0], 1)
+    return Encoder(spec, devices[0])
 
 
 def resolve_devices(device: str | Sequence[str] | None) -> list[str]:
@@ -134,10 +138,7 @@ def _serve(spec: EncoderSpec, device: str, count: int, link: Connection) -> None
     """Run in the child: load, then answer lists of token ids with vectors until the parent hangs up."""
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         try:
-            import torch
-
-            if device == "cpu":
-                torch.set_num_threads(max(torch.get_num_threads() // count, 1))
+            _limit_threads(device, count)
             encoder = Encoder(spec, device)
         except Exception as e:
             link.send(f"{type(e).__name__}: {e}")
@@ -148,6 +149,15 @@ def _serve(spec: EncoderSpec, device: str, count: int, link: Connection) -> None
                 link.send(encoder.encode(rows))
             except Exception as e:
                 link.send(f"{type(e).__name__}: {e}")
+
+
+def _limit_threads(device: str, count: int) -> None:
+    """Give torch on a CPU its share, one of `count`, of $EMBEDKIT_THREADS, else of torch's own number."""
+    import torch
+
+    wanted = wanted_threads()
+    if device == "cpu" and (count > 1 or wanted is not None):
+        torch.set_num_threads(max((wanted or torch.get_num_threads()) // count, 1))
 
 
 def _stop(links: Sequence[Connection], processes: Sequence[Any]) -> None:

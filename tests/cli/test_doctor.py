@@ -102,8 +102,9 @@ def test_a_gpu_that_faiss_cannot_use_is_a_note(monkeypatch: pytest.MonkeyPatch, 
 def test_threads_and_features_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processor check counts the CPUs this process may use and repeats limits set by variables."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("EMBEDKIT_THREADS", "1")
     found = checks.check_cpu()
     if hasattr(os, "sched_getaffinity"):
         assert found.facts["threads"] == len(os.sched_getaffinity(0))
-    assert found.facts["limits"]["OMP_NUM_THREADS"] == "3"
+    assert found.facts["limits"] | {"OMP_NUM_THREADS": "3", "EMBEDKIT_THREADS": "1"} == found.facts["limits"]
     assert isinstance(found.facts["features"], list)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedkit.embedders.devices import DevicePool, resolve_devices
+from embedkit.embedders.devices import DevicePool, open_backend, resolve_devices
 from embedkit.embedders.encoder import EncoderSpec
 from embedkit.embedders.transformer import TransformerEmbedder
 from embedkit.errors import EmbedderError, InputError
@@ -50,6 +50,25 @@ def test_child_that_cannot_load_tells_why(tmp_path: Path) -> None:
     spec = EncoderSpec(str(tmp_path), None, "float32", "last", (), None, None, False)
     with pytest.raises(EmbedderError, match=r"process on cpu failed: EmbedderError: .*cannot be loaded"):
         DevicePool(spec, ["cpu"])
+
+
+def test_torch_keeps_to_the_threads_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EMBEDKIT_THREADS holds for a model on the CPU; without it, torch's own number is left alone."""
+    spec = EncoderSpec(
+        str(save_model(tmp_path, "Llama", LLAMA)), None, "float32", "mean", (), None, None, False
+    )
+    before = torch.get_num_threads()
+    try:
+        for wanted, expected in (("", 3), ("2", 2)):
+            torch.set_num_threads(3)
+            monkeypatch.setenv("EMBEDKIT_THREADS", wanted)
+            open_backend(spec, "cpu")
+            assert torch.get_num_threads() == expected
+        monkeypatch.setenv("EMBEDKIT_THREADS", "0")
+        with pytest.raises(InputError, match="EMBEDKIT_THREADS is '0'"):
+            open_backend(spec, "cpu")
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_device_names(monkeypatch: pytest.MonkeyPatch) -> None:
