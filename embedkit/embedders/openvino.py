@@ -43,13 +43,15 @@ class OpenVINOEmbedder(Embedder):
     window: ClassVar[int] = 2048
 
     @classmethod
-    def open(cls, name_or_path: str = "", **options: Any) -> OpenVINOEmbedder:
+    def open(
+        cls, name_or_path: str = "", *, precision: str | None = None, token_budget: int = 1024
+    ) -> OpenVINOEmbedder:
         """Open a bundled model by name (the default one for an empty name) or a folder by path."""
         name = name_or_path or DEFAULT_MODEL
         folder = _MODELS / name if name in bundled_models() else Path(name)
         if not folder.is_dir():
             raise UnknownNameError("bundled model", name, bundled_models())
-        return cls(folder, **options)
+        return cls(folder, precision=precision, token_budget=token_budget)
 
     def __init__(self, folder: str | Path, *, precision: str | None = None, token_budget: int = 1024) -> None:
         if precision not in (None, "bf16", "int8", "f32"):

@@ -152,3 +152,6 @@ def test_unknown_models_and_options_are_refused() -> None:
         OpenVINOEmbedder.open(precision="fp4")
     with pytest.raises(InputError, match="token_budget is 0"):
         OpenVINOEmbedder.open(token_budget=0)
+    for option in ("device", "dtype", "max_length"):
+        with pytest.raises(UnknownNameError, match=f"{option!r}.*token_budget"):
+            get_embedder("bundled", **{option: "cpu"})
