@@ -210,7 +210,7 @@ class Index:
         self._load()
         info = self.embedder.info
         sentence = self.embedder.instruction_for(chosen, instruction)
-        name = chosen.name if chosen else (info.default_task if sentence and not instruction else None)
+        name = self._task_name(chosen, instruction)
         obeys = sentence is None or info.instruction_trained
         rows = self._rows(lang)
         for start in range(0, len(queries), _BATCH):
@@ -236,7 +236,7 @@ class Index:
         tokenizer = embedder.tokenizer
         return {
             "query": query,
-            "task": found.name if found else None,
+            "task": self._task_name(found, instruction),
             "instruction": sentence,
             "obeys": sentence is None or embedder.info.instruction_trained,
             "encoded": encoded,
@@ -258,6 +258,12 @@ class Index:
 
     def _resolve(self, task: str | Task | None) -> Task | None:
         return get_task(task, self.tasks) if isinstance(task, str) else task
+
+    def _task_name(self, chosen: Task | None, instruction: str | None) -> str | None:
+        """Return the task that holds: the one chosen, else the embedder's default unless words are given."""
+        if chosen is not None:
+            return chosen.name
+        return self.embedder.info.default_task if instruction is None else None
 
     @cached_property
     def _document_ids(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,19 @@ def test_explain_tells_the_string_its_tokens_and_the_plan(tmp_path: Path) -> Non
     assert told["plan"]["engine"] == "exact"
     assert told["plan"]["scanned"] == 2
     assert told["obeys"] is False
+
+
+def test_explain_and_search_name_the_task_that_holds(tmp_path: Path, documents: Documents) -> None:
+    """Without a task, both name the embedder's default one; with an instruction in words, none."""
+    embedder = HashEmbedder()
+    embedder.info = replace(embedder.info, default_task="search")
+    Index.build(tmp_path / "i", documents, embedder)
+    index = Index.open(tmp_path / "i", embedder)
+    for words, task in ((None, "search"), ("Find the recipe", None)):
+        result = index.search("word1", instruction=words)
+        told = index.explain("word1", instruction=words)
+        assert (result.task, result.instruction) == (told["task"], told["instruction"])
+        assert result.task == task
 
 
 def test_an_index_inside_a_corpus_is_no_document(
