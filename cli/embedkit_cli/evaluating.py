@@ -37,7 +37,12 @@ _MOST_PAIRS = 30
 @click.option(
     "--qrels", "qrels_path", metavar="PATH", help="A judgements file, or a folder of TASK.tsv files."
 )
-@click.option("--task", "task_name", metavar="NAME", help="Task of all queries; else each qrels file's name.")
+@click.option(
+    "--task",
+    "task_name",
+    metavar="NAME",
+    help="Task of all queries; else the name of each file in a qrels folder.",
+)
 @click.option("--instruction", metavar="TEXT", help="Instruction of all queries, in your own words.")
 @click.option("--query-lang", metavar="CODE", help="Ask queries of this language alone.")
 @click.option("--doc-lang", metavar="CODE", help="Search documents of this language alone.")

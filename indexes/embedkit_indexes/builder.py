@@ -35,6 +35,8 @@ PROBES = (
 # Wide enough that sorting by length leaves little padding, small enough that progress moves.
 _WINDOW = 2048
 _SECRETS = ("key", "secret", "password", "token")
+# Of the machine that built it, not of the index: a search elsewhere may have another device, or one in place of four.
+_MACHINE = ("device", "token_budget")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class _Run:
             fingerprint=plan.embedder.fingerprint,
             embedder=asdict(info),
             spec=plan.spec,
-            options=_without_secrets(plan.options),
+            options=_lasting(plan.options),
             chunker={"fingerprint": plan.chunking.fingerprint(), **asdict(plan.chunking)},
             engine=engine,
             segment=self._folder.name,
@@ -218,12 +220,12 @@ class _Run:
         )
 
 
-def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out keys and passwords, by the option's name or inside an address."""
+def _lasting(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out keys and passwords, by the option's name or inside an address, and what is the machine's."""
     return {
         name: re.sub(r"(?<=://)[^/@\s]+@", "", value) if isinstance(value, str) else value
         for name, value in options.items()
-        if not name.lower().endswith(_SECRETS)
+        if not name.lower().endswith(_SECRETS) and name not in _MACHINE
     }
 
 

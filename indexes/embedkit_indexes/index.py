@@ -70,8 +70,8 @@ class Index:
     ) -> BuildReport:
         """Embed `documents` and store them as an index in `directory`.
 
-        `embedder` is a name for `get_embedder` (then `embedder_options` go to it and both are stored, keys
-        and other secrets excepted) or an object (then say in `embedder_spec` how to open it again, or pass
+        `embedder` is a name for `get_embedder` (then `embedder_options` go to it and both are stored, save
+        secrets, `device` and `token_budget`) or an object (then say in `embedder_spec` how to open it again, or pass
         it to `open`). `tasks` are stored with the index. Up to `exact_limit` chunks the search is exact.
         An index that is there is replaced, in one step at the end, where `overwrite` is true.
 

@@ -230,6 +230,15 @@ def test_secrets_are_not_stored(tmp_path: Path, embedder: HashEmbedder, document
     assert Index.open(tmp_path / "i").manifest.options == {"base_url": "https://host/v1", "dim": 32}
 
 
+def test_an_index_does_not_ask_for_the_machine_that_built_it(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents
+) -> None:
+    """Device and token budget are not stored: what was built on four GPUs opens where there is none."""
+    options = {"device": ["cuda:0", "cuda:1"], "token_budget": 16384, "dtype": "float32"}
+    Index.build(tmp_path / "i", documents, embedder, embedder_spec="transformer:x", embedder_options=options)
+    assert Index.open(tmp_path / "i").manifest.options == {"dtype": "float32"}
+
+
 def test_documents_are_streamed(tmp_path: Path, embedder: HashEmbedder) -> None:
     """No more than a few windows of documents are alive at once, however long the corpus."""
     alive: set[int] = set()
