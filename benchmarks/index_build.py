@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 from embedkit import get_embedder
@@ -25,19 +26,21 @@ from embedkit_indexes.corpus.chunking import chunk_documents
 SAMPLE = Path(__file__).resolve().parent.parent / "examples" / "corpus" / "corpus.jsonl"
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """Yield a file's lines, over and over."""
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return cycle(data.decode().splitlines())
+
+
 def records(limit: int) -> Iterator[dict[str, str]]:
     """Yield documents of the evaluation sets in turn, without their language, which the build then detects."""
     data = os.environ.get("EMBEDKIT_DATA")
     files = sorted(Path(data, "eval").glob("*/corpus.jsonl*")) if data else [SAMPLE]
-    streams = [(gzip.open(f, "rt", encoding="utf-8") if f.suffix == ".gz" else f.open(encoding="utf-8")) for f in files]
+    streams = [_lines(f) for f in files]
     number = 0
     while number < limit:
         for i, stream in enumerate(streams):
-            line = stream.readline()
-            if not line:
-                stream.seek(0)
-                line = stream.readline()
-            row = json.loads(line)
+            row = json.loads(next(stream))
             yield {"_id": f"{i}-{number}", "title": row["title"], "text": f"{row['text']} {number}"}
             number += 1
             if number == limit:
@@ -46,7 +49,9 @@ def records(limit: int) -> Iterator[dict[str, str]]:
 
 def main() -> None:
     """Write the corpus, then time both in turn."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--documents", type=int, default=1500)
     parser.add_argument("--embedder", default="bundled")

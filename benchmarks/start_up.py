@@ -19,7 +19,23 @@ import tempfile
 import time
 from pathlib import Path
 
-WORDS = "tide moon bread salt river engine letter window garden copper signal winter harbour mirror basket".split()
+WORDS = [
+    "tide",
+    "moon",
+    "bread",
+    "salt",
+    "river",
+    "engine",
+    "letter",
+    "window",
+    "garden",
+    "copper",
+    "signal",
+    "winter",
+    "harbour",
+    "mirror",
+    "basket",
+]
 
 
 def make_index(folder: Path, chunks: int) -> None:
@@ -30,7 +46,8 @@ def make_index(folder: Path, chunks: int) -> None:
 
     rng = random.Random(0)
     documents = (
-        Document(f"d{i}", " ".join(rng.choices(WORDS, k=rng.randint(4, 30))) + f" {i}", lang="en") for i in range(chunks)
+        Document(f"d{i}", " ".join(rng.choices(WORDS, k=rng.randint(4, 30))) + f" {i}", lang="en")
+        for i in range(chunks)
     )
     Index.build(folder, documents)
 
@@ -68,7 +85,9 @@ def compare(name: str, command: list[str], base: list[str], runs: int) -> None:
 
 def main() -> None:
     """Build the index and time both commands."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--chunks", type=int, default=10_000)
     args = parser.parse_args()

@@ -12,21 +12,27 @@ import pytest
 CORPUS = Path(__file__).resolve().parents[2] / "examples" / "corpus"
 TASKS = ("qa", "duplicate", "paraphrase", "bitext", "topic", "code")
 KINDS = {"passage", "question", "paraphrase", "sentence", "code", "remark"}
+Record = dict[str, str]
+Records = dict[str, Record]
+Qrels = dict[str, dict[str, dict[str, int]]]
 LANGUAGES = {"en", "zh", "es", "ar", "hi", "ru", "de", "fr", "ja", "sw", "th", "tr"}
 
 
-def read_jsonl(name):
+def read_jsonl(name: str) -> list[Record]:
+    """Return the records of a file of the corpus."""
     lines = (CORPUS / name).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-def squeeze(text):
+def squeeze(text: str) -> str:
+    """Return text without differences of space and case."""
     return " ".join(text.split()).casefold()
 
 
-def table(heading):
+def table(heading: str) -> dict[str, dict[str, str]]:
     """Rows of the README's table whose first header cell is `heading`, by first cell."""
-    rows, inside = {}, False
+    rows: dict[str, dict[str, str]] = {}
+    inside = False
     for line in (CORPUS / "README.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if not line.startswith("|"):
@@ -34,27 +40,29 @@ def table(heading):
         elif cells[0] == heading:
             inside, names = True, cells
         elif inside and set(cells[0]) != {"-"}:
-            rows[cells[0]] = dict(zip(names, cells))
+            rows[cells[0]] = dict(zip(names, cells, strict=False))
     return rows
 
 
 @pytest.fixture(scope="module")
-def docs():
+def docs() -> Records:
+    """The documents by id."""
     return {doc["_id"]: doc for doc in read_jsonl("corpus.jsonl")}
 
 
 @pytest.fixture(scope="module")
-def queries():
+def queries() -> Records:
+    """The queries by id."""
     return {query["_id"]: query for query in read_jsonl("queries.jsonl")}
 
 
 @pytest.fixture(scope="module")
-def qrels():
+def qrels() -> Qrels:
     """qrels[task][query id] is a dict from document id to score."""
-    result = {}
+    result: Qrels = {}
     for task in TASKS:
         result[task] = defaultdict(dict)
-        with open(CORPUS / "qrels" / f"{task}.tsv", encoding="utf-8", newline="") as f:
+        with (CORPUS / "qrels" / f"{task}.tsv").open(encoding="utf-8", newline="") as f:
             rows = list(csv.reader(f, delimiter="\t"))
         assert rows[0] == ["query-id", "corpus-id", "score"]
         for query_id, doc_id, score in rows[1:]:
@@ -63,14 +71,14 @@ def qrels():
     return result
 
 
-def test_ids_are_unique(docs, queries):
+def test_ids_are_unique(docs: Records, queries: Records) -> None:
     """No document id and no query id is used twice."""
     assert len(read_jsonl("corpus.jsonl")) == len(docs)
     assert len(read_jsonl("queries.jsonl")) == len(queries)
     assert not docs.keys() & queries.keys()
 
 
-def test_fields(docs, queries):
+def test_fields(docs: Records, queries: Records) -> None:
     """Every line has exactly the documented fields, filled with text."""
     for doc in docs.values():
         assert set(doc) == {"_id", "title", "text", "lang", "kind", "topic"}
@@ -84,7 +92,7 @@ def test_fields(docs, queries):
         assert query["text"].strip() == query["text"] != ""
 
 
-def test_files_are_plain_utf8():
+def test_files_are_plain_utf8() -> None:
     """Letters are written as themselves, not as \\u escapes, and none is a replacement character."""
     for path in sorted(CORPUS.rglob("*")):
         if path.is_file():
@@ -94,16 +102,16 @@ def test_files_are_plain_utf8():
             assert not re.search(rb"(?<!\\)\\u[0-9a-f]{4}", raw), path.name
 
 
-def test_size(docs, queries):
+def test_size(docs: Records, queries: Records) -> None:
     """There are about 300 documents and about 100 queries."""
     assert 290 <= len(docs) <= 330
     assert 80 <= len(queries) <= 110
 
 
-def test_languages(docs, queries):
+def test_languages(docs: Records, queries: Records) -> None:
     """Twelve natural languages have ten documents or more, of all sorts, and four queries or more."""
     natural = Counter(d["lang"] for d in docs.values() if d["kind"] != "code")
-    assert LANGUAGES <= {lang for lang, n in natural.items() if n >= 10}
+    assert {lang for lang, n in natural.items() if n >= 10} >= LANGUAGES
     asked = Counter(query["lang"] for query in queries.values())
     for lang in LANGUAGES:
         assert asked[lang] >= 4, lang
@@ -112,7 +120,7 @@ def test_languages(docs, queries):
         assert kinds & {"sentence", "paraphrase"}, lang
 
 
-def test_topics(docs):
+def test_topics(docs: Records) -> None:
     """Every topic is a cluster of ten to twenty documents, and ten topics or more have code."""
     sizes = Counter(doc["topic"] for doc in docs.values())
     assert 20 <= len(sizes) <= 24
@@ -120,7 +128,7 @@ def test_topics(docs):
     assert len({d["topic"] for d in docs.values() if d["kind"] == "code"}) >= 10
 
 
-def test_qrels_point_at_what_exists(docs, queries, qrels):
+def test_qrels_point_at_what_exists(docs: Records, queries: Records, qrels: Qrels) -> None:
     """Every id in the qrels exists, and every score is 1 or 2."""
     for task in TASKS:
         assert qrels[task], task
@@ -130,20 +138,20 @@ def test_qrels_point_at_what_exists(docs, queries, qrels):
             assert set(relevant.values()) <= {1, 2}
 
 
-def test_every_query_is_judged(queries, qrels):
+def test_every_query_is_judged(queries: Records, qrels: Qrels) -> None:
     """Every query has relevant documents, and at least 25 queries have three tasks or more."""
     tasks = {q: [t for t in TASKS if q in qrels[t]] for q in queries}
     assert all(tasks.values())
     assert sum(len(names) >= 3 for names in tasks.values()) >= 25
 
 
-def test_every_document_is_relevant_for_something(docs, qrels):
+def test_every_document_is_relevant_for_something(docs: Records, qrels: Qrels) -> None:
     """No document is there for nothing: each is relevant to some query."""
     used = {d for task in TASKS for relevant in qrels[task].values() for d in relevant}
     assert used == docs.keys()
 
 
-def test_tasks_want_different_documents(queries, qrels):
+def test_tasks_want_different_documents(queries: Records, qrels: Qrels) -> None:
     """For one query, the documents of qa, duplicate, bitext and code are disjoint."""
     for query_id in queries:
         for one, two in combinations(("qa", "duplicate", "bitext", "code"), 2):
@@ -151,7 +159,9 @@ def test_tasks_want_different_documents(queries, qrels):
 
 
 @pytest.mark.parametrize("task, same", [("bitext", False), ("duplicate", True), ("paraphrase", True)])
-def test_language_of_relevant_documents(docs, queries, qrels, task, same):
+def test_language_of_relevant_documents(
+    docs: Records, queries: Records, qrels: Qrels, task: str, same: bool
+) -> None:
     """A translation is in another language than the query, a duplicate or paraphrase in the same."""
     for query_id, relevant in qrels[task].items():
         if task == "bitext":
@@ -160,7 +170,7 @@ def test_language_of_relevant_documents(docs, queries, qrels, task, same):
             assert (docs[d]["lang"] == queries[query_id]["lang"]) is same, (query_id, d)
 
 
-def test_kind_of_relevant_documents(docs, qrels):
+def test_kind_of_relevant_documents(docs: Records, qrels: Qrels) -> None:
     """Each task asks for documents of the kinds that can serve it."""
     allowed = {
         "qa": {"passage"},
@@ -175,7 +185,7 @@ def test_kind_of_relevant_documents(docs, qrels):
             assert {docs[d]["kind"] for d in relevant} <= kinds, task
 
 
-def test_topic_is_the_cluster_without_translations(docs, queries, qrels):
+def test_topic_is_the_cluster_without_translations(docs: Records, queries: Records, qrels: Qrels) -> None:
     """For the topic task, a query's cluster is relevant as a whole, except its translations."""
     for query_id in queries:
         bitext = qrels["bitext"].get(query_id, {}).keys()
@@ -185,7 +195,7 @@ def test_topic_is_the_cluster_without_translations(docs, queries, qrels):
         assert relevant == {d for d in docs if docs[d]["topic"] in topics} - bitext
 
 
-def test_no_text_twice(docs, queries):
+def test_no_text_twice(docs: Records, queries: Records) -> None:
     """No two documents have the same text, nor do two queries, and no query is a document."""
     texts = [squeeze(doc["text"]) for doc in docs.values()]
     asked = [squeeze(query["text"]) for query in queries.values()]
@@ -194,24 +204,25 @@ def test_no_text_twice(docs, queries):
     assert not set(texts) & set(asked)
 
 
-def test_passages_are_short(docs):
+def test_passages_are_short(docs: Records) -> None:
     """Documents are one line to about 120 words long; 900 characters is the limit."""
     assert max(len(doc["text"]) for doc in docs.values()) <= 900
     assert min(len(doc["text"]) for doc in docs.values()) <= 30
 
 
-def test_python_code_compiles(docs):
+def test_python_code_compiles(docs: Records) -> None:
     """The Python documents are valid Python."""
     for doc in docs.values():
         if doc["lang"] == "python":
             compile(doc["text"], doc["_id"], "exec")
 
 
-def test_readme_counts(docs, queries, qrels):
+def test_readme_counts(docs: Records, queries: Records, qrels: Qrels) -> None:
     """The numbers in the README are those of the files."""
     text = (CORPUS / "README.md").read_text(encoding="utf-8")
     topics = {doc["topic"] for doc in docs.values()}
     found = re.search(r"(\d+) short documents and (\d+) queries on (\d+) everyday", text)
+    assert found is not None
     assert [int(n) for n in found.groups()] == [len(docs), len(queries), len(topics)]
 
     kinds = Counter(doc["kind"] for doc in docs.values())
