@@ -33,7 +33,7 @@ class UnknownNameError(InputError, LookupError):
         import difflib
 
         names = sorted(set(known))
-        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
         near += [
             n for n in names if name and n not in near and (n.startswith(name.lower()) or name.lower() in n)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -120,9 +121,15 @@ def _print(directory: str, report: BuildReport) -> None:
         most = sorted(report.languages.items(), key=lambda item: (-item[1], item[0]))
         rest = f" and {len(most) - 12} more" if len(most) > 12 else ""
         click.echo("languages: " + ", ".join(f"{code} {n:,}" for code, n in most[:12]) + rest)
-    if report.truncated_tokens:
+    cut = (
+        f"; {report.truncated_tokens:,} tokens of {report.truncated_chunks:,} chunks lie beyond the embedder's length"
+        if report.truncated_tokens
+        else ", nothing truncated"
+    )
+    click.echo(f"coverage: {_percent(report.coverage)} of the text lies in a chunk{cut}")
+    if report.blank_vectors:
         click.echo(
-            f"truncated: {report.truncated_tokens:,} tokens beyond the embedder's length were not embedded"
+            f"blank: the embedder knows no token of {report.blank_vectors:,} chunks; no query finds them"
         )
     if report.skipped_count:
         click.echo(f"skipped: {report.skipped_count:,}", err=True)
@@ -130,6 +137,11 @@ def _print(directory: str, report: BuildReport) -> None:
             click.echo(f"  {_where(item)}: {item.reason}", err=True)
         if report.skipped_count > _SHOWN:
             click.echo("  … (--json lists more, --strict stops at the first)", err=True)
+
+
+def _percent(share: float) -> str:
+    # Rounded down: "100%" stands for all of it.
+    return f"{math.floor(share * 1000) / 10:g}%"
 
 
 def _where(item: Any) -> str:

@@ -40,7 +40,7 @@ def info(directory: str, verify: bool, as_json: bool) -> None:
     embedder = index.manifest.embedder
     shown = {
         "directory": directory,
-        **{key: record[key] for key in ("documents", "chunks", "tokens", "truncated_tokens")},
+        **{key: record[key] for key in ("documents", "chunks", "tokens", "truncated_tokens", "coverage")},
         "skipped": ", ".join(f"{reason} {n:,}" for reason, n in index.manifest.skipped.items()),
         "languages": ", ".join(f"{code} {n:,}" for code, n in index.manifest.languages.items()),
         "embedder": f"{index.manifest.spec or embedder['name']}, {index.manifest.dim} dimensions",

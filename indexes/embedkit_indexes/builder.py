@@ -7,18 +7,19 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.embedder import Embedder
-from embedkit.errors import CorruptIndexError, InputError, NotAnIndexError
+from embedkit.errors import CorruptIndexError, InputError, NotAnIndexError, StoreError
 from embedkit.tasks import Task, dump_tasks
 from embedkit_indexes import durable, faiss_engine
 from embedkit_indexes import manifest as manifests
 from embedkit_indexes.corpus.chunking import ChunkConfig, ChunkReport, chunk_documents
+from embedkit_indexes.corpus.language import detect_language
 from embedkit_indexes.corpus.options import ReadReport
 from embedkit_indexes.corpus.records import Document, Skipped
 from embedkit_indexes.manifest import FileRecord, Manifest, Probe
@@ -51,12 +52,19 @@ class BuildProgress:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build did. `skipped` lists the first records left out, `skipped_count` counts all of them."""
+    """What a build did.
+
+    `coverage` is the share of the documents' characters, white space apart, that lie in some chunk;
+    `truncated_tokens` counts those of `truncated_chunks` that the embedder did not see; `blank_vectors` the chunks
+    of which it knows no token. `skipped` lists the first records left out, `skipped_count` counts all of them.
+    """
 
     documents: int
     chunks: int
     tokens: int
+    truncated_chunks: int
     truncated_tokens: int
+    coverage: float
     blank_vectors: int
     seconds: float
     engine: str
@@ -95,27 +103,24 @@ def build(
     with durable.store_errors(directory):
         check_target(directory, plan.overwrite)
         directory.mkdir(parents=True, exist_ok=True)
-        folder = durable.new_segment(directory)
-        try:
-            run = _Run(plan, folder, progress)
-            run.embed(documents)
-            if not run.chunks.chunks:
-                raise InputError(_nothing(read_report))
-            manifest = run.finish(read_report)
-            durable.mark_finished(folder)
-            durable.sync_folder(folder)
-            manifest.write(directory)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            if not any(directory.iterdir()):
-                directory.rmdir()
-            raise
-        durable.drop_leftovers(directory, keep=folder.name)
+        with durable.writer_lock(directory):
+            run = _Run(plan, durable.new_segment(directory), progress)
+            try:
+                manifest = run.manifest(documents, read_report)
+                manifest.write(directory)
+            except BaseException:
+                # An interrupt may come between the manifest's renaming and here: then the new index is in force.
+                if not _in_force(directory, run.folder):
+                    _clear(directory, run.folder)
+                raise
+            durable.drop_leftovers(directory, keep=manifest.segment)
     return BuildReport(
         documents=manifest.documents,
         chunks=manifest.chunks,
         tokens=manifest.tokens,
+        truncated_chunks=manifest.truncated_chunks,
         truncated_tokens=manifest.truncated_tokens,
+        coverage=manifest.coverage,
         blank_vectors=run.blank,
         seconds=time.perf_counter() - started,
         engine=str(manifest.engine["type"]),
@@ -123,6 +128,21 @@ def build(
         skipped_count=read_report.total_skipped if read_report else 0,
         languages=manifest.languages,
     )
+
+
+def _in_force(directory: Path, folder: Path) -> bool:
+    try:
+        return Manifest.read(directory).segment == folder.name
+    except StoreError:
+        return False
+
+
+def _clear(directory: Path, folder: Path) -> None:
+    """Remove what a failed build has written, and the directory where it held nothing before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if {p.name for p in directory.iterdir()} == {durable.LOCK}:
+        (directory / durable.LOCK).unlink()
+        directory.rmdir()
 
 
 def check_target(directory: Path, overwrite: bool) -> None:
@@ -134,7 +154,11 @@ def check_target(directory: Path, overwrite: bool) -> None:
             raise InputError(f"{directory} holds an index already: --force (overwrite=True) replaces it")
         return
     if directory.exists():
-        strangers = [p.name for p in directory.iterdir() if not p.name.startswith("segment-")]
+        strangers = [
+            p.name
+            for p in directory.iterdir()
+            if not p.name.startswith(durable.PREFIX) and p.name != durable.LOCK
+        ]
         if strangers:
             raise NotAnIndexError(
                 f"{directory} holds other things ({strangers[0]} …) and no index: name a new or empty directory"
@@ -147,51 +171,26 @@ class _Run:
     def __init__(
         self, plan: BuildPlan, folder: Path, progress: Callable[[BuildProgress], None] | None
     ) -> None:
+        self.folder = folder
         self._plan = plan
-        self._folder = folder
         self._progress = progress
-        self.chunks = ChunkReport()
-        self.languages: Counter[str] = Counter()
+        self._chunks = ChunkReport()
+        self._languages: Counter[str] = Counter()
         self.blank = 0
 
-    def embed(self, documents: Iterable[Document]) -> None:
-        """Stream documents into the segment's files."""
-        embedder = self._plan.embedder
-        pieces = chunk_documents(self._counted(documents), embedder, self._plan.chunking, self.chunks)
-        self._writer = SegmentWriter(self._folder, embedder.info.dim)
-        tokens = 0
-        try:
-            while window := list(islice(pieces, _WINDOW)):
-                vectors = embedder.encode_document([c.text for c in window])
-                self.blank += int((~vectors.any(axis=1)).sum())
-                self._writer.write(window, vectors)
-                tokens += sum(c.tokens for c in window)
-                self._tell("embedding", tokens)
-            self._tell("indexing", tokens)
-        finally:
-            self._writer.close()
-
-    def _counted(self, documents: Iterable[Document]) -> Iterator[Document]:
-        for document in documents:
-            self.languages[document.lang or "und"] += 1
-            yield document
-
-    def _tell(self, phase: str, tokens: int) -> None:
-        if self._progress:
-            self._progress(BuildProgress(self.chunks.documents, self._writer.rows, tokens, phase))
-
-    def finish(self, read_report: ReadReport | None) -> Manifest:
-        """Make the search engine, check it, and describe everything in a manifest."""
+    def manifest(self, documents: Iterable[Document], read_report: ReadReport | None) -> Manifest:
+        """Write the segment, make the search engine, check it, and describe everything in a manifest."""
         from importlib.metadata import version
 
         plan, info = self._plan, self._plan.embedder.info
-        vectors = self._writer.finish()
-        engine = faiss_engine.build(self._folder, vectors, plan.exact_limit)
-        _find_themselves(self._folder, vectors, engine)
+        vectors = self._embed(documents, read_report)
+        engine = faiss_engine.build(self.folder, vectors, plan.exact_limit)
+        _find_themselves(self.folder, vectors, engine)
         probes = plan.embedder.encode_document(PROBES)
         names = [CHUNKS, VECTORS] + ([faiss_engine.FILE] if engine["type"] != "exact" else [])
         for name in names:
-            durable.sync_file(self._folder / name)
+            durable.sync_file(self.folder / name)
+        durable.sync_folder(self.folder)
         return Manifest(
             fingerprint=plan.embedder.fingerprint,
             embedder=asdict(info),
@@ -199,25 +198,55 @@ class _Run:
             options=_lasting(plan.options),
             chunker={"fingerprint": plan.chunking.fingerprint(), **asdict(plan.chunking)},
             engine=engine,
-            segment=self._folder.name,
+            segment=self.folder.name,
             files={
-                n: FileRecord((self._folder / n).stat().st_size, durable.checksum(self._folder / n))
+                n: FileRecord((self.folder / n).stat().st_size, durable.checksum(self.folder / n))
                 for n in names
             },
             probes=tuple(
                 Probe(t, tuple(round(float(x), 6) for x in v)) for t, v in zip(PROBES, probes, strict=True)
             ),
             dim=info.dim,
-            documents=self.chunks.documents,
-            chunks=self.chunks.chunks,
-            tokens=self.chunks.tokens,
-            truncated_tokens=self.chunks.truncated_tokens,
-            languages=dict(sorted(self.languages.items(), key=lambda item: (-item[1], item[0]))),
+            documents=self._chunks.documents,
+            chunks=self._chunks.chunks,
+            tokens=self._chunks.tokens,
+            truncated_chunks=self._chunks.truncated_chunks,
+            truncated_tokens=self._chunks.truncated_tokens,
+            coverage=self._chunks.coverage,
+            languages=dict(sorted(self._languages.items(), key=lambda item: (-item[1], item[0]))),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             version=version("embedkit-retrieval"),
             tasks=tuple(dump_tasks(plan.tasks.values())),
             skipped=dict(read_report.reasons) if read_report else {},
         )
+
+    def _embed(self, documents: Iterable[Document], read_report: ReadReport | None) -> NDArray[np.float32]:
+        """Stream documents into the segment's files; return their vectors, float32 [chunks, dim], mapped."""
+        embedder = self._plan.embedder
+        pieces = chunk_documents(self._with_language(documents), embedder, self._plan.chunking, self._chunks)
+        writer = SegmentWriter(self.folder, embedder.info.dim)
+        try:
+            while window := list(islice(pieces, _WINDOW)):
+                vectors = embedder.encode_document([c.text for c in window])
+                self.blank += int((~vectors.any(axis=1)).sum())
+                writer.write(window, vectors)
+                self._tell("embedding", writer.rows)
+            if not writer.rows:
+                raise InputError(_nothing(read_report))
+            self._tell("indexing", writer.rows)
+            return writer.finish()
+        finally:
+            writer.close()
+
+    def _with_language(self, documents: Iterable[Document]) -> Iterator[Document]:
+        for given in documents:
+            document = given if given.lang else replace(given, lang=detect_language(given.text, given.title))
+            self._languages[document.lang or "und"] += 1
+            yield document
+
+    def _tell(self, phase: str, chunks: int) -> None:
+        if self._progress:
+            self._progress(BuildProgress(self._chunks.documents, chunks, self._chunks.tokens, phase))
 
 
 def _lasting(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from embedkit.errors import StoreError
 
-_PREFIX = "segment-"
+PREFIX = "segment-"
+LOCK = "writer.lock"
 
 
 @contextmanager
@@ -36,40 +40,52 @@ def store_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"cannot use {where}: {advice}") from e
 
 
+@contextmanager
+def writer_lock(directory: Path) -> Iterator[None]:
+    """Hold the directory's one writer's lock; the system frees it when its owner dies, however it dies.
+
+    Raises StoreError naming the process that holds it.
+    """
+    path = directory / LOCK
+    with path.open("a+", encoding="utf-8") as f:
+        if not _take(f):
+            f.seek(0)
+            owner = f.read().strip() or "another process"
+            raise StoreError(f"{directory} is being written by {owner}: wait until it is done, or stop it")
+        f.truncate(0)
+        f.write(f"process {os.getpid()} on {platform.node()}")
+        f.flush()
+        yield
+
+
+def _take(f: IO[str]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            f.seek(0)
+            msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(f.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def new_segment(directory: Path) -> Path:
-    """Make a folder for a new segment; its name holds this process, so that its leftovers can be told."""
-    folder = directory / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+    """Make a folder for a new segment."""
+    folder = directory / f"{PREFIX}{secrets.token_hex(6)}"
     folder.mkdir()
     return folder
 
 
 def drop_leftovers(directory: Path, keep: str) -> None:
-    """Remove every segment folder but `keep`, save those that a living process is writing."""
-    for folder in directory.glob(f"{_PREFIX}*-*"):
-        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if folder.name == keep or not owner.isdecimal():
-            continue
-        if int(owner) == os.getpid() or not _alive(int(owner)) or _finished(folder):
+    """Remove every segment folder but `keep`: old ones, and what killed builds left. Hold the lock."""
+    for folder in directory.glob(f"{PREFIX}*"):
+        if folder.name != keep:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def mark_finished(folder: Path) -> None:
-    """Note in the folder that its writer is done with it: from now on it lives by the manifest alone."""
-    (folder / "finished").touch()
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / "finished").exists()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def sync_file(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit.embedder import Embedder
-from embedkit.errors import FingerprintError, InputError, UnknownNameError
+from embedkit.errors import CorruptIndexError, FingerprintError, InputError, UnknownNameError
 from embedkit.registry import full_name, get_embedder
 from embedkit.tasks import Task, get_task
 from embedkit.threads import thread_count
@@ -185,6 +185,7 @@ class Index:
         lang: str | None = None,
     ) -> list[list[RankedChunk]]:
         """Search as `search_many` does, but return document ids and scores alone: for evaluation at depth."""
+        self._load()
         ids = self._document_ids
         return [
             [RankedChunk(ids[n], s) for n, s in zip(found.numbers, found.scores, strict=True)]
@@ -227,6 +228,7 @@ class Index:
     ) -> dict[str, Any]:
         """Say in plain values what is encoded for a query (string, tokens) and how it is searched."""
         found = self._resolve(task)
+        self._load()
         embedder = self.embedder
         sentence = embedder.instruction_for(found, instruction)
         # Encoded for real, so that what cannot be asked cannot be explained either.
@@ -249,8 +251,9 @@ class Index:
 
     def document_languages(self) -> dict[str, str]:
         """Return each document's language by its id, `und` where none was told or found."""
+        self._map()
         langs = self._segment.column("lang").to_pylist()
-        return {d: lang or "und" for d, lang in zip(self._document_ids, langs, strict=True)}
+        return dict(zip(self._document_ids, langs, strict=True))
 
     def verify(self) -> None:
         """Read all files and compare their checksums. Raises CorruptIndexError naming the one that differs."""
@@ -278,7 +281,7 @@ class Index:
 
     def _load(self) -> None:
         """Open the embedder and, beside it, the index: each waits on other things than the other."""
-        if "embedder" in self.__dict__:
+        if "embedder" in self.__dict__ and "_engine" in self.__dict__:
             return
         failures: list[BaseException] = []
 
@@ -291,11 +294,30 @@ class Index:
         thread = threading.Thread(target=load, name="embedkit-load")
         thread.start()
         try:
-            _ = self._engine
+            self._map()
         finally:
             thread.join()
         if failures:
             raise failures[0]
+
+    def _map(self) -> None:
+        """Map the files: from here on a rebuild does not touch this index. One that came before is followed."""
+        while True:
+            try:
+                self._segment.map()
+                _ = self._engine
+            except CorruptIndexError:
+                latest = Manifest.read(self.directory)
+                if latest.segment == self.manifest.segment:
+                    raise
+                if latest.fingerprint != self.manifest.fingerprint:
+                    raise FingerprintError(
+                        f"{self.directory} was rebuilt with {latest.embedder['name']} since it was opened: open it again"
+                    ) from None
+                self.manifest = latest
+                self._segment = Segment(self.directory / latest.segment)
+            else:
+                return
 
     def _check_fingerprint(self, embedder: Embedder) -> None:
         if embedder.fingerprint == self.manifest.fingerprint:
@@ -317,5 +339,4 @@ class Index:
         import numpy as np
         import pyarrow.compute as pc
 
-        stored = "" if lang == "und" else lang
-        return np.flatnonzero(pc.equal(self._segment.column("lang"), stored).to_numpy())
+        return np.flatnonzero(pc.equal(self._segment.column("lang"), lang).to_numpy())

@@ -53,7 +53,9 @@ class Manifest:
     documents: int
     chunks: int
     tokens: int
+    truncated_chunks: int
     truncated_tokens: int
+    coverage: float
     languages: Mapping[str, int]
     created: str
     version: str
@@ -75,6 +77,19 @@ class Manifest:
 
         Raises NotAnIndexError for a directory that holds no index, CorruptIndexError for a damaged one.
         """
+        while True:
+            manifest = cls._parse(directory)
+            try:
+                manifest._check_sizes(directory)
+            except CorruptIndexError:
+                # A rebuild that ended just now has taken the old files away.
+                if cls._parse(directory).segment == manifest.segment:
+                    raise
+            else:
+                return manifest
+
+    @classmethod
+    def _parse(cls, directory: Path) -> Manifest:
         path = directory / NAME
         if not path.is_file():
             what = "does not exist" if not directory.exists() else "holds no embedkit index"
@@ -89,13 +104,15 @@ class Manifest:
                     f"{path} has format {found!r}, this version reads {FORMAT}: rebuild the index or use "
                     "the embedkit that wrote it"
                 )
+            names = [data["segment"], *data["files"]]
+            if any(Path(n).name != n for n in names):
+                raise ValueError(f"a path where a name should be: {names}")
             data["files"] = {k: FileRecord(**v) for k, v in data["files"].items()}
             data["probes"] = tuple(Probe(p["text"], tuple(p["vector"])) for p in data["probes"])
             data["tasks"] = tuple(data["tasks"])
             manifest = cls(**{f.name: data[f.name] for f in fields(cls)})
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise CorruptIndexError(f"{path} cannot be read ({e!r}): rebuild with `embedkit index`") from e
-        manifest._check_sizes(directory)
         return manifest
 
     def _check_sizes(self, directory: Path) -> None:

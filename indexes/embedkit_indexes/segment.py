@@ -112,6 +112,10 @@ class Segment:
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         return batches, list(accumulate(b.num_rows for b in batches))
 
+    def map(self) -> None:
+        """Map both files now: what is mapped stays, even when a rebuild removes the folder."""
+        _ = self.vectors, self._batches
+
     def _open(self, name: str) -> Any:
         import pyarrow as pa
 
@@ -151,7 +155,7 @@ def _row(chunk: Chunk) -> tuple[Any, ...]:
         chunk.position,
         d.title,
         chunk.text,
-        d.lang or "",
+        d.lang or "und",
         d.source,
         chunk.start,
         chunk.end,

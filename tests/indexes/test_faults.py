@@ -17,11 +17,13 @@ import pytest
 from embedkit.errors import (
     CorruptIndexError,
     EmbedderError,
+    FingerprintError,
     InputError,
     NotAnIndexError,
     StoreError,
 )
 from embedkit_indexes import BuildProgress, Document, Index, ReadReport, read_corpus
+from embedkit_indexes.manifest import Manifest
 
 from .conftest import HashEmbedder
 
@@ -206,6 +208,20 @@ def test_a_manifest_of_something_else_is_refused(tmp_path: Path, text: str) -> N
         Index.open(tmp_path)
 
 
+def test_a_manifest_cannot_lead_elsewhere(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents
+) -> None:
+    """A segment or file name that is a path is refused: an index reads nothing outside its directory."""
+    place = tmp_path / "i"
+    Index.build(place, documents, embedder)
+    text = (place / "embedkit.json").read_text()
+    name = Index.open(place).manifest.segment
+    for old, new in ((f'"{name}"', f'"../i/{name}"'), ('"chunks.arrow"', '"../chunks.arrow"')):
+        (place / "embedkit.json").write_text(text.replace(old, new))
+        with pytest.raises(CorruptIndexError, match="path where a name"):
+            Index.open(place)
+
+
 def test_a_strange_directory_is_left_alone(
     tmp_path: Path, embedder: HashEmbedder, documents: Documents
 ) -> None:
@@ -256,6 +272,55 @@ def test_a_reader_keeps_its_snapshot_through_a_rebuild(
     Index.build(place, documents[100:], embedder, overwrite=True)
     assert reader.search("word1 word2", k=3) == before
     assert len(Index.open(place)) == 100
+
+
+def test_an_index_opened_before_a_rebuild_follows_it(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents
+) -> None:
+    """A rebuild between opening and the first search is followed, not reported as damage."""
+    place = tmp_path / "i"
+    Index.build(place, documents, embedder)
+    reader = Index.open(place, embedder)
+    Index.build(place, documents[100:], embedder, overwrite=True)
+    assert len(reader.search("word1", k=500).hits) == 100
+    stale = Index.open(place, embedder)
+    Index.build(place, documents, HashEmbedder(weights="hash-2"), overwrite=True)
+    with pytest.raises(FingerprintError, match="open it again"):
+        stale.search("word1")
+
+
+def test_a_second_writer_is_refused(tmp_path: Path, embedder: HashEmbedder, documents: Documents) -> None:
+    """While one build runs, another into the same directory is refused with the owner's process number."""
+    seen: list[str] = []
+
+    def build_too(_: BuildProgress) -> None:
+        with pytest.raises(StoreError) as e:
+            Index.build(tmp_path / "i", documents, HashEmbedder(), overwrite=True)
+        seen.append(str(e.value))
+
+    Index.build(tmp_path / "i", documents, embedder, progress=build_too)
+    assert f"process {os.getpid()}" in seen[0]
+    assert len(Index.open(tmp_path / "i")) == 200
+
+
+def test_an_interrupt_after_the_commit_keeps_the_new_index(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C just after the manifest's renaming leaves the new index in force, not a manifest without files."""
+    place = tmp_path / "i"
+    Index.build(place, documents, embedder)
+    write = Manifest.write
+
+    def write_and_stop(self: Manifest, directory: Path) -> None:
+        write(self, directory)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Manifest, "write", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        Index.build(place, documents[:30], embedder, overwrite=True)
+    monkeypatch.undo()
+    Index.open(place).verify()
+    assert len(Index.open(place)) == 30
 
 
 def test_an_error_in_the_progress_callback_harms_nothing(

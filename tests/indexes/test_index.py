@@ -329,3 +329,28 @@ def test_ranks_are_the_hits_without_their_rows(
     hits = [[(h.document_id, h.score) for h in r.hits] for r in index.search_many(queries, k=30, lang="en")]
     assert index.rank(queries, k=30, lang="en") == hits
     assert index.document_languages() == {d.id: d.lang for d in documents}
+
+
+def test_the_language_of_documents_from_a_program_is_detected(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """A Document without a language gets one, in counts, filters and hits alike; digits alone get `und`."""
+    texts = [
+        "Der Mond zieht das Meer zweimal am Tag an sich heran.",
+        "月球的引力使海水每天涨落两次。",
+        "12 34",
+    ]
+    Index.build(tmp_path / "i", [Document(str(i), t) for i, t in enumerate(texts)], embedder)
+    index = Index.open(tmp_path / "i", embedder)
+    assert dict(index.manifest.languages) == {"de": 1, "und": 1, "zh": 1}
+    for lang, text in (("de", "0"), ("zh", "1"), ("und", "2")):
+        assert [(h.document_id, h.lang) for h in index.search("12", lang=lang).hits] == [(text, lang)]
+
+
+def test_coverage_and_truncation_are_reported(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """The report and the manifest say that every character lies in a chunk, and what was cut off where it was not split."""
+    texts = [Document("long", "word " * 500, lang="en"), Document("short", "word", lang="en")]
+    whole = Index.build(tmp_path / "a", texts, embedder)
+    assert (whole.coverage, whole.truncated_tokens) == (1.0, 0)
+    cut = Index.build(tmp_path / "b", texts, embedder, chunking=ChunkConfig(split=False))
+    assert (cut.chunks, cut.truncated_chunks) == (2, 1)
+    assert cut.truncated_tokens > 400
+    assert Index.open(tmp_path / "b").manifest.truncated_tokens == cut.truncated_tokens

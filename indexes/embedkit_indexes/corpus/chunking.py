@@ -53,8 +53,14 @@ class ChunkConfig:
             )
 
     def budget(self, info: EmbedderInfo) -> int:
-        """Return the tokens that a chunk may have under this embedder."""
-        return min(info.max_length, _DEFAULT_TOKENS) if self.max_tokens is None else self.max_tokens
+        """Return the tokens that a chunk may have under this embedder. Raises InputError beyond its `max_length`."""
+        if self.max_tokens is None:
+            return min(info.max_length, _DEFAULT_TOKENS)
+        if self.max_tokens > info.max_length:
+            raise InputError(
+                f"max_tokens {self.max_tokens} is more than {info.name} sees of a text ({info.max_length}): lower it"
+            )
+        return self.max_tokens
 
     def overlap(self, budget: int) -> int:
         """Return the overlap in tokens."""

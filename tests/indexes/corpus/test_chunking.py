@@ -163,11 +163,10 @@ def test_whole_documents_report_truncation() -> None:
     assert "cut off" in report.summary()
 
 
-def test_max_tokens_over_max_length_reports_truncation() -> None:
-    """Chunks larger than the embedder takes are the user's choice, and are reported."""
-    report = ChunkReport()
-    list(chunk_documents([Document("d", LONG)], ToyEmbedder(), ChunkConfig(max_tokens=128), report))
-    assert report.truncated_tokens > 0
+def test_max_tokens_over_max_length_are_refused() -> None:
+    """Chunks larger than the embedder takes are refused before anything is cut off."""
+    with pytest.raises(InputError, match=r"max_tokens 128 is more than toy sees .*\(64\)"):
+        list(chunk_documents([Document("d", LONG)], ToyEmbedder(), ChunkConfig(max_tokens=128)))
 
 
 def test_empty_documents() -> None:
