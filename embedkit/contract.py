@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from embedkit.errors import InputError
 
@@ -34,6 +35,17 @@ class Template:
             missing = [n for n in needed if n not in value]
             if missing:
                 raise InputError(f"template {name} {value!r} lacks {' and '.join(missing)}: add it")
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Template:
+        """Return the template of plain values, as JSON holds it. Raises InputError for another field."""
+        known = tuple(cls.__dataclass_fields__)
+        for name, value in fields.items():
+            if name not in known or not isinstance(value, str):
+                raise InputError(
+                    f"template holds {name!r}: {value!r}; it takes strings named {', '.join(known)}"
+                )
+        return cls(**fields)
 
     def render_query(self, query: str, instruction: str | None) -> str:
         """Return the exact string that is encoded for a query."""

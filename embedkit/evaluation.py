@@ -6,6 +6,7 @@ The measures come from trec_eval by way of pytrec_eval-terrier (extra [eval]).
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,7 +239,7 @@ def _lines(path: str | Path, stream: TextIO | None = None) -> Iterator[tuple[int
             yield from enumerate(handle, 1)
     except UnicodeDecodeError as e:
         raise CorpusError(str(path), f"is not UTF-8 text: {e.reason} at byte {e.start}") from e
-    except (OSError, EOFError) as e:
+    except (OSError, EOFError, zlib.error) as e:
         raise CorpusError(str(path), getattr(e, "strerror", None) or str(e)) from e
 
 

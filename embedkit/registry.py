@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.contract import Template
 from embedkit.embedder import Embedder
 from embedkit.errors import EmbedderError, EmbedkitError, InputError, UnknownNameError
 
@@ -43,6 +44,8 @@ def get_embedder(name_or_path: str = DEFAULT, **options: Any) -> Embedder:
     if kind not in kinds:
         raise UnknownNameError("embedder", kind, [*kinds, DEFAULT], "`embedkit embedders` lists all.")
     plug_in = f"the plug-in {kind!r} ({kinds[kind].value})"
+    if isinstance(options.get("template"), Mapping):  # from JSON: the command line, or an index
+        options["template"] = Template.of(options["template"])
     try:
         factory = kinds[kind].load()
         opener = getattr(factory, "open", factory)
@@ -74,7 +77,11 @@ def full_name(name_or_path: str) -> str:
     if name_or_path == DEFAULT:
         return BUNDLED
     kind, model = _split(name_or_path)
-    return f"{kind}:{Path(model).resolve() if model and Path(model).exists() else model}"
+    name = f"{kind}:{model}"
+    # A folder that happens to be called as a server's model, or as the bundled one, is not meant.
+    if not model or kind == "openai" or name == BUNDLED or not Path(model).exists():
+        return name
+    return f"{kind}:{Path(model).resolve()}"
 
 
 def _split(spec: str) -> tuple[str, str]:

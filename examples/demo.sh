@@ -19,10 +19,12 @@ say "2. Ask. The query alone is encoded; the documents were embedded bare."
 run search demo-index "my bicycle tyre is flat, what now?" -k 3
 
 say "3. Change only the task: same index, same query, other answers."
-run search demo-index "How do I undo my last git commit?" --task qa --task code -k 3
+run search demo-index "When am I not allowed to castle in chess?" --task qa --task code -k 2
+run search demo-index "Wild yeast and lactic acid bacteria live together in a sourdough starter." \
+    --task paraphrase --task bitext -k 2
 
 say "4. What was really encoded? The instruction stands before the query, nowhere else."
-run explain demo-index "How do I undo my last git commit?" --task code
+run explain demo-index "When am I not allowed to castle in chess?" --task code
 
 say "5. Your own sentence is a task too; and one language can be asked for."
 run search demo-index "How do I undo my last git commit?" --instruction "Find German notes on git" --lang de -k 2
@@ -30,5 +32,6 @@ run search demo-index "How do I undo my last git commit?" --instruction "Find Ge
 say "6. How good is it? The corpus scores itself, task by task."
 run eval examples/corpus --no-pairs
 
-say "That was the small bundled model: English, and not trained on instructions. Any Hugging Face embedder takes its
+say "That was the small bundled model: English, and not trained on instructions. The switches above are among those
+that it manages; the table says how often it does. Any Hugging Face embedder takes its
 place: pip install 'embedkit-retrieval[torch]', then index with --embedder intfloat/multilingual-e5-large-instruct."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import click
 
@@ -108,8 +110,13 @@ def _trec(index: Index, queries: Sequence[Query], asking: Asking) -> dict[str, s
     rankings = document_ranking(index, queries, asking, keep_self=True)
     return {
         query.id: "".join(
-            f"{query.id} Q0 {document_id} {rank} {score:.6f} {_TREC_TAG}\n"
+            f"{_column(query.id)} Q0 {_column(document_id)} {rank} {score:.6f} {_TREC_TAG}\n"
             for rank, (document_id, score) in enumerate(ranking, 1)
         )
         for query, ranking in zip(queries, rankings, strict=True)
     }
+
+
+def _column(identifier: str) -> str:
+    """Return an id without white space, which separates the columns of a TREC run: `my%20file.txt`."""
+    return re.sub(r"\s", lambda found: quote(found[0]), identifier)

@@ -8,6 +8,7 @@ import sys
 import click
 
 from embedkit.errors import EmbedkitError
+from embedkit_cli.output import printable
 
 BUG, INPUT, INTERRUPTED = 1, 2, 130
 
@@ -36,7 +37,7 @@ def report(error: BaseException, debug: bool = False) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    click.echo(message, err=True, file=sys.stderr)
+    click.echo(printable(message), err=True, file=sys.stderr)
     return code
 
 

@@ -16,7 +16,7 @@ from embedkit_cli.options import (
     given,
     tasks_file,
 )
-from embedkit_cli.output import print_json
+from embedkit_cli.output import print_json, printable
 
 if TYPE_CHECKING:
     from embedkit_indexes import BuildReport
@@ -134,7 +134,7 @@ def _print(directory: str, report: BuildReport) -> None:
     if report.skipped_count:
         click.echo(f"skipped: {report.skipped_count:,}", err=True)
         for item in report.skipped[:_SHOWN]:
-            click.echo(f"  {_where(item)}: {item.reason}", err=True)
+            click.echo(printable(f"  {_where(item)}: {item.reason}"), err=True)
         if report.skipped_count > _SHOWN:
             click.echo("  … (--json lists more, --strict stops at the first)", err=True)
 

@@ -111,7 +111,9 @@ def _show_ours(message: Warning | str, category: type[Warning], *_: Any, **__: A
     # The commands say for themselves which instruction an embedder does not obey; libraries' warnings are
     # for developers (--debug shows them).
     if category.__module__.startswith("embedkit") and category.__name__ != "InstructionWarning":
-        click.echo(f"note: {message}", err=True)
+        from embedkit_cli.output import note
+
+        note(str(message))
 
 
 def _discard_stdout() -> None:

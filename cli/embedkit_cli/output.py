@@ -31,7 +31,7 @@ def print_json(value: Any) -> None:
 
 def note(message: str) -> None:
     """Write a remark on stderr."""
-    click.echo(f"note: {message}", err=True)
+    click.echo(f"note: {printable(message)}", err=True)
 
 
 def untrained_note(name: str) -> str:

@@ -81,11 +81,16 @@ class DevicePool:
         self.close = weakref.finalize(self, _stop, self._links, processes)
         self.processes = tuple(processes)
         self._devices = list(devices)
+        self._turn = threading.Lock()
         answers = [_receive(link, device) for link, device in zip(self._links, devices, strict=True)]
         self.dim, self._budget = int(answers[0][0]), int(answers[0][1])
 
     def encode(self, rows: Sequence[Ids]) -> NDArray[np.float32]:
-        """Return float32 `[n, dim]` for token ids of any lengths, not normalised."""
+        """Return float32 `[n, dim]` for token ids of any lengths, not normalised. Callers take turns."""
+        with self._turn:  # two at a time would read each other's answers from the pipes
+            return self._encode(rows)
+
+    def _encode(self, rows: Sequence[Ids]) -> NDArray[np.float32]:
         import numpy as np
 
         out = np.empty((len(rows), self.dim), dtype=np.float32)

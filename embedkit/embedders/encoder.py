@@ -126,10 +126,11 @@ class Encoder:
         import torch
 
         before = torch.get_num_threads()
-        with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as pool_:
-            vectors = list(pool_.map(self.run_batch, batches))
-        torch.set_num_threads(before)  # MKL's count is the process's, not the thread's
-        return vectors
+        try:
+            with ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,)) as pool_:
+                return list(pool_.map(self.run_batch, batches))
+        finally:
+            torch.set_num_threads(before)  # MKL's count is the process's, not the thread's
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -52,6 +53,10 @@ class Backend(Protocol):
         """Return float32 `[n, dim]`."""
 
 
+class ModelCodeWarning(UserWarning):
+    """Warn that a model's own code was not run, and that transformers' class of the same name stood in."""
+
+
 class TransformerEmbedder(Embedder):
     """Embed with a transformer: last-token, mean or CLS pooling, an optional PEFT adapter, CPU or CUDA."""
 
@@ -77,17 +82,15 @@ class TransformerEmbedder(Embedder):
         token_budget: int | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
-        **unknown: Any,
     ) -> TransformerEmbedder:
         """Load a model folder, a PEFT adapter folder or a hub id.
 
         What is not given comes from the sentence-transformers files, then from the preset that the name
         matches, then from the architecture. `dtype` "auto" (the default) is bfloat16 where the device
         multiplies it fast. `device` "cuda:all" or a list starts one process per device. `token_budget`
-        bounds rows x length of a batch. Raises InputError, EmbedderError or MissingExtraError.
+        bounds rows x length of a batch. Raises InputError, EmbedderError or MissingExtraError; warns where the
+        folder brings code of its own, which runs with `trust_remote_code` alone.
         """
-        if unknown:
-            raise InputError(f"the transformer embedder has no option {', '.join(sorted(unknown))}")
         _check_options(pooling, dtype, max_length, token_budget)
         chosen = None if preset is None else get_preset(preset)
         _require_torch()
@@ -123,6 +126,8 @@ class TransformerEmbedder(Embedder):
             trust_remote_code,
         )
         backend = open_backend(spec, device)
+        if not trust_remote_code:
+            _warn_of_own_code(folder)
         trained = matched.instruction_trained if matched else folder.instruct_prompt
         info = EmbedderInfo(
             name=f"transformer:{name_or_path}",
@@ -175,6 +180,19 @@ def _require_torch() -> None:
     except ImportError as e:
         raise MissingExtraError("the transformer embedder", "torch") from e
     del torch, transformers
+
+
+def _warn_of_own_code(folder: ModelFolder) -> None:
+    # gte-Qwen2-7B is the trap: its code attends in both directions, the class that stands in does not.
+    own = (folder.config.get("auto_map") or {}).get("AutoModel")
+    if own:
+        warnings.warn(
+            f"{folder.model} names code of its own ({own}), which was not run: transformers' "
+            f"{folder.config.get('model_type')} stood in, and vectors may differ from the published ones; "
+            "trust_remote_code=true runs it, if you trust it",
+            ModelCodeWarning,
+            stacklevel=3,
+        )
 
 
 def _pooling(folder: ModelFolder, chosen: Preset | None, matched: Preset | None) -> Pooling:

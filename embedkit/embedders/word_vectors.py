@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BadWords = Literal["refuse", "skip"]
 
 _READ = 1 << 22
+_LONGEST_LINE = 64 << 20
 _CACHED_FROM = 32 << 20
 _FASTTEXT_MAGIC = b"\xba\x16\x4f\x2f"
 _NUMERIC = b"0123456789.+-eE \t\r\n"
@@ -166,7 +167,7 @@ class _Table:
 
 
 def _read_text(table: _Table, stream: BinaryIO, start: bytes, dim: int | None, number: int) -> None:
-    for lines in _blocks_of_lines(stream, start):
+    for lines in _blocks_of_lines(table.path, stream, start):
         if dim is None:
             dim = len(lines[0].split()) - 1
             if dim < 1 or _number(lines[0].split()[1]) is None:
@@ -179,13 +180,11 @@ def _read_text(table: _Table, stream: BinaryIO, start: bytes, dim: int | None, n
             return
 
 
-def _blocks_of_lines(stream: BinaryIO, start: bytes, longest: int = 1 << 26) -> Iterator[list[bytes]]:
+def _blocks_of_lines(path: Path, stream: BinaryIO, start: bytes) -> Iterator[list[bytes]]:
     rest = start
     while chunk := stream.read(_READ):
-        if len(rest) > longest:
-            raise InputError(
-                f"{rest[:40]!r}… goes on for {longest >> 20} MiB without a newline: no word vectors"
-            )
+        if len(rest) > _LONGEST_LINE:
+            raise InputError(f"{path} holds no word vectors (no newline in 64 MiB): give a word2vec or GloVe file")
         *lines, rest = (rest + chunk).split(b"\n")
         if lines:
             yield lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,7 +91,8 @@ class IVFEngine:
     def __init__(self, path: Path, vectors: NDArray[np.float32], description: Mapping[str, Any]) -> None:
         faiss = _faiss()
         try:
-            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+            # FAISS for Windows is built without mapped inverted lists.
+            self._index = faiss.read_index(str(path), 0 if sys.platform == "win32" else faiss.IO_FLAG_MMAP)
         except RuntimeError as e:
             raise CorruptIndexError(f"{path} cannot be read by FAISS: rebuild with `embedkit index`") from e
         self._vectors = vectors

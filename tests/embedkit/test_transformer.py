@@ -249,7 +249,6 @@ def test_dtype_of_info_is_that_of_the_files(bert: Path, tmp_path: Path) -> None:
         ({"device": []}, "empty list"),
         ({"device": "cuda:99"}, "GPU"),
         ({"adapter": "/nowhere"}, "does not exist"),
-        ({"poolling": "mean"}, "no option poolling"),
     ],
 )
 def test_wrong_options_are_refused_with_their_value(

@@ -14,7 +14,7 @@ from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.language import detect_language, iso_code
 from embedkit_indexes.corpus.options import Problem, ReadOptions, ReadReport
 from embedkit_indexes.corpus.records import Document
-from embedkit_indexes.corpus.sources import File, checked, files
+from embedkit_indexes.corpus.sources import File, as_text, checked, files
 from embedkit_indexes.corpus.tables import rows
 from embedkit_indexes.corpus.texts import extract
 
@@ -66,7 +66,7 @@ def _skip(problem: Problem, options: ReadOptions, report: ReadReport) -> None:
 
 
 def _documents(file: File, options: ReadOptions) -> Iterator[tuple[Document, int | None] | Problem]:
-    where = file.name if file.path is None else str(file.path)
+    where = file.name if file.path is None else as_text(str(file.path))
     try:
         if file.format in _TABLES:
             yield from _records(file, where, options)

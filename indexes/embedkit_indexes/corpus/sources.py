@@ -44,6 +44,11 @@ def checked(sources: Sequence[str | Path]) -> list[Path | None]:
     return paths
 
 
+def as_text(name: str) -> str:
+    """Return a file's name as UTF-8 text; a byte that is none (old encodings on Linux) as `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _check(path: Path) -> None:
     try:
         if path.is_dir():
@@ -122,7 +127,7 @@ def _walk(folder: Path, base: Path, options: ReadOptions) -> Iterator[File | Pro
 
 
 def _file(path: Path, base: Path, options: ReadOptions, named: bool) -> File:
-    name = Path(os.path.relpath(os.path.abspath(path), base)).as_posix()  # noqa: PTH100 - keeps links
+    name = as_text(Path(os.path.relpath(os.path.abspath(path), base)).as_posix())  # noqa: PTH100 - keeps links
     if not path.is_file() and not (named and path.exists()):
         raise Problem("unreadable", str(path), "no regular file, or a broken link")
     found, code = format_of(path.name)
