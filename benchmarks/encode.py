@@ -4,7 +4,7 @@
 
 The reference is sentence-transformers' default (float32, batch 32) on all-MiniLM-L6-v2; the ratio is that
 of median times within this run. Passages come from $EMBEDKIT_DATA/eval/*/corpus.jsonl[.gz], else from
-examples/corpus.
+examples/corpus (few: the printed count says how many).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def passages(count: int, seed: int) -> list[str]:
     """Return `count` passages of mixed sources and lengths; English ones where the source says so."""
     root = os.environ.get("EMBEDKIT_DATA")
     files = sorted(Path(root, "eval").glob("*/corpus.jsonl*")) if root else []
-    files = files or sorted(Path(__file__).parents[1].glob("examples/corpus/**/*.*"))
+    files = files or [Path(__file__).parents[1] / "examples" / "corpus" / "corpus.jsonl"]
     found = [text for file in files for text in _texts(file)]
     if not found:
         raise SystemExit("no passages: set EMBEDKIT_DATA to a folder that holds eval/*/corpus.jsonl.gz")
@@ -92,9 +92,6 @@ def passages(count: int, seed: int) -> list[str]:
 def _texts(file: Path) -> Iterator[str]:
     opener = gzip.open if file.suffix == ".gz" else open
     with opener(file, "rt", encoding="utf-8") as lines:
-        if ".jsonl" not in file.name:
-            yield from lines.read().split("\n\n")
-            return
         for line in lines:
             yield str(json.loads(line).get("text") or "")
 
@@ -108,6 +105,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="torch threads; default: the machine's cores")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.threads:
+        os.environ["EMBEDKIT_THREADS"] = str(args.threads)  # the bundled arm keeps to it too
     import torch
 
     if args.threads:

@@ -59,7 +59,8 @@ def main() -> None:
     embedder = get_embedder(args.embedder)
     with tempfile.TemporaryDirectory() as temporary:
         corpus = Path(temporary) / "documents.jsonl"
-        corpus.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records(args.documents)))
+        rows = (json.dumps(r, ensure_ascii=False) + "\n" for r in records(args.documents))
+        corpus.write_text("".join(rows), encoding="utf-8")
         texts = [c.text for c in chunk_documents(read_corpus([corpus]), embedder, ChunkConfig())]
         embedder.encode_document(texts[:64])
         build: list[float] = []

@@ -77,9 +77,8 @@ def plain(folder: Path, query_lang: str, doc_lang: str) -> dict[str, float]:
     for query, row in zip(queries, scores, strict=True):
         order = sorted(zip(-row, ids, strict=True))
         grades = qrels[query["_id"]]
-        gains = [
-            grades.get(d, 0) for _, d in order if d not in (query["_id"], query["_id"].removeprefix("q-"))
-        ]
+        itself = (query["_id"], query["_id"].removeprefix("q-"))
+        gains = [grades.get(d, 0) for _, d in order if d not in itself or grades.get(d, 0) > 0]
         ideal = sorted(grades.values(), reverse=True)
         ndcg.append(dcg(gains[:10]) / dcg(ideal[:10]))
         mrr.append(next((1 / r for r, g in enumerate(gains[:10], 1) if g > 0), 0.0))

@@ -138,16 +138,18 @@ def is_query_itself(query_id: str, document_id: str) -> bool:
 
 
 def rank_documents(
-    chunks: Iterable[tuple[str, float]], query_id: str | None = None
+    chunks: Iterable[tuple[str, float]], query_id: str | None = None, grades: Mapping[str, int] | None = None
 ) -> list[tuple[str, float]]:
     """Turn chunk hits (document id, score) into a document ranking: each document at its best chunk's score.
 
-    Equal scores are ordered by id, so that a ranking never depends on the order of the chunks. The document
-    that is the query itself is left out.
+    Equal scores are ordered by id, so that a ranking never depends on the order of the chunks. Where `query_id`
+    is given, the document that is the query itself is left out, unless `grades` call it relevant: then the
+    ids only happen to be alike.
     """
     best: dict[str, float] = {}
     for document_id, score in chunks:
-        if query_id is not None and is_query_itself(query_id, document_id):
+        alike = query_id is not None and is_query_itself(query_id, document_id)
+        if alike and (grades or {}).get(document_id, 0) < 1:
             continue
         if score > best.get(document_id, float("-inf")):
             best[document_id] = score

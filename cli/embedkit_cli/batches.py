@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import click
 
-from embedkit.evaluation import Query, rank_documents, read_queries
+from embedkit.evaluation import Qrels, Query, rank_documents, read_queries
 from embedkit_cli.output import json_text, note, untrained_note
 from embedkit_cli.progress import Meter
 
@@ -70,10 +70,11 @@ def run_queries(index: Index, book: TaskBook, path: str, asking: Asking, form: s
 
 
 def document_ranking(
-    index: Index, queries: Sequence[Query], asking: Asking, keep_self: bool = False
+    index: Index, queries: Sequence[Query], asking: Asking, qrels: Qrels | None = None
 ) -> list[list[tuple[str, float]]]:
-    """Return each query's best `asking.k` documents (id, score); the query itself only where `keep_self`.
+    """Return each query's best `asking.k` documents (id, score).
 
+    With `qrels`, the document that is the query itself is left out, see `rank_documents`.
     Chunks are asked for until every query has that many documents or none is left.
     """
     k = asking.k
@@ -88,8 +89,12 @@ def document_ranking(
         )
         short = []
         for i, chunks_found in zip(pending, found, strict=True):
-            itself = None if keep_self else queries[i].id
-            ranking = rank_documents(chunks_found, itself)
+            name = queries[i].id
+            ranking = (
+                rank_documents(chunks_found)
+                if qrels is None
+                else rank_documents(chunks_found, name, qrels.get(name))
+            )
             rankings[i] = ranking[:k]
             if len(ranking) < k and len(chunks_found) >= depth and depth < chunks:
                 short.append(i)
@@ -107,7 +112,7 @@ def _jsonl(index: Index, queries: Sequence[Query], asking: Asking) -> dict[str, 
 
 
 def _trec(index: Index, queries: Sequence[Query], asking: Asking) -> dict[str, str]:
-    rankings = document_ranking(index, queries, asking, keep_self=True)
+    rankings = document_ranking(index, queries, asking)
     return {
         query.id: "".join(
             f"{_column(query.id)} Q0 {_column(document_id)} {rank} {score:.6f} {_TREC_TAG}\n"

@@ -94,7 +94,8 @@ def evaluate(
 
     SOURCE is a BEIR folder (corpus.jsonl, queries.jsonl, qrels), which is indexed in a temporary place, or an index
     with --queries and --qrels. A document counts at its best chunk's score; the one that is the query itself (same
-    id, or the query's without its q-) is left out. A pair's queries search that language's documents alone.
+    id, or the query's without its q-) is left out unless it is judged relevant. A pair's queries search that
+    language's documents alone.
     """
     from embedkit.errors import InputError
     from embedkit.evaluation import find_file, read_queries, sample

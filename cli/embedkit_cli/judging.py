@@ -224,7 +224,7 @@ class Judge:
         rankings: dict[str, list[str]] = {}
         for start in range(0, len(asked), _BATCH):
             batch = asked[start : start + _BATCH]
-            found = document_ranking(self._index, batch, asking)
+            found = document_ranking(self._index, batch, asking, qrels)
             rankings.update((q.id, [d for d, _ in ranking]) for q, ranking in zip(batch, found, strict=True))
             self._advance(len(batch))
         return measure(qrels, rankings, asking.k)

@@ -154,6 +154,15 @@ def test_the_query_itself_is_left_out_of_the_ranking(invoke: Invoke, words: Path
     assert _evaluate(invoke, source, "--embedder", words)["overall"]["MRR@10"] == 1.0
 
 
+def test_a_relevant_document_with_the_querys_number_counts(
+    invoke: Invoke, words: Path, tmp_path: Path
+) -> None:
+    """Where queries `q-1`, `q-2` and documents `1`, `2` are only numbered alike, the judged ones are ranked."""
+    queries = [{"_id": "q-1", "text": "git commit"}, {"_id": "q-2", "text": "mosquito net"}]
+    source = _beir(tmp_path, queries, {"qrels.tsv": "q-1\t1\t1\nq-2\t2\t1\n"})
+    assert _evaluate(invoke, source, "--embedder", words)["overall"]["nDCG@10"] == 1.0
+
+
 def test_queries_may_name_their_task(invoke: Invoke, words: Path, tmp_path: Path) -> None:
     """Where qrels name no task, each query's own task holds."""
     queries = [{"_id": "a", "text": "git", "task": "qa"}, {"_id": "b", "text": "net"}]

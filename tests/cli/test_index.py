@@ -97,6 +97,31 @@ def test_a_broken_record_is_skipped_and_reported(invoke: Invoke, words: Path, tm
     assert (report["documents"], report["skipped_count"]) == (2, 1)
 
 
+def test_a_files_name_cannot_steer_the_terminal(invoke: Invoke, words: Path, tmp_path: Path) -> None:
+    """Escape sequences in the names of skipped files and in errors are printed without their control characters."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "good.txt").write_text("git commit")
+    (tmp_path / "docs" / "\x1b]0;owned\x07.txt").write_bytes(b"\0\1")
+    result = invoke("index", tmp_path / "docs", "-o", tmp_path / "i", "--embedder", words, color=True)
+    assert result.exit_code == 0
+    assert "owned" in result.stderr
+    wrong = invoke("search", "\x1b[31mno-index", "git", color=True)
+    assert wrong.exit_code == 2
+    assert not any(c in result.stderr + wrong.stderr for c in "\x1b\x07")
+
+
+def test_a_file_name_that_is_no_utf8_is_indexed(invoke: Invoke, words: Path, tmp_path: Path) -> None:
+    """A name in an old encoding is written with its bytes as escapes; the file is read like any other."""
+    (tmp_path / "docs").mkdir()
+    try:
+        (tmp_path / "docs" / os.fsdecode(b"caf\xe9.txt")).write_text("git commit")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    assert invoke("index", tmp_path / "docs", "-o", tmp_path / "i", "--embedder", words).exit_code == 0
+    hit = json.loads(invoke("search", tmp_path / "i", "git", "--json").stdout)["hits"][0]
+    assert hit["document_id"] == r"caf\xe9.txt"
+
+
 def test_strict_stops_at_a_broken_record(invoke: Invoke, words: Path, tmp_path: Path) -> None:
     """With --strict the same file is refused with its line, and no index is left behind."""
     (tmp_path / "c.jsonl").write_text(BROKEN)

@@ -214,6 +214,17 @@ def test_a_trec_run_ranks_documents(invoke: Invoke, sample_index: Path, question
         assert [float(r[4]) for r in part] == sorted((float(r[4]) for r in part), reverse=True)
 
 
+def test_a_trec_run_keeps_its_columns(invoke: Invoke, words: Path, tmp_path: Path) -> None:
+    """White space in an id (a file's name) is written %20, as a run's columns are parted by it."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "my notes.txt").write_text("git commit")
+    (tmp_path / "q.txt").write_text("git\n")
+    assert invoke("index", tmp_path / "docs", "-o", tmp_path / "i", "--embedder", words).exit_code == 0
+    result = invoke("search", tmp_path / "i", "--queries", tmp_path / "q.txt", "--run", "trec")
+    assert result.stdout.split()[:4] == ["1", "Q0", "my%20notes.txt", "1"]
+    assert len(result.stdout.split()) == 6
+
+
 def test_queries_come_from_stdin_as_plain_lines(run: Run, sample_index: Path) -> None:
     """`--queries -` reads one query a line; the line number is its id."""
     done = run("search", sample_index, "--queries", "-", "-k", 1, input="git commit\n\nmosquito net\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ pytest.importorskip("transformers", reason="needs the extra [torch]")
 
 
 def test_two_processes_equal_one_and_fail_aloud(tmp_path: Path) -> None:
-    """["cpu", "cpu"] gives one device's vectors; a child's error and a child's death raise; closing ends both."""
+    """["cpu", "cpu"] gives one device's vectors, to several callers at once too; a child's error and a child's death raise; closing ends both."""
     folder = str(save_model(tmp_path, "Mistral", LLAMA))
     single = TransformerEmbedder.open(folder, dtype="float32", token_budget=32)
     double = TransformerEmbedder.open(folder, dtype="float32", token_budget=32, device=["cpu", "cpu"])
@@ -30,6 +31,10 @@ def test_two_processes_equal_one_and_fail_aloud(tmp_path: Path) -> None:
     for _ in range(2):
         assert np.abs(double.encode_document(texts) - single.encode_document(texts)).max() < 1e-6
     assert double.fingerprint == single.fingerprint
+    expected = single.encode_document(texts)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(double.encode_document, [texts] * 8):
+            assert np.abs(found - expected).max() < 1e-6
     with pytest.raises(EmbedderError, match="not EOS"):
         pool.encode([[1, 5, 6]])
     assert np.abs(double.encode_document(texts) - single.encode_document(texts)).max() < 1e-6

@@ -121,6 +121,23 @@ def test_the_query_itself_is_left_out() -> None:
     assert not is_query_itself("q-7", "77")
 
 
+def test_a_relevant_document_is_never_taken_for_the_query() -> None:
+    """Queries and documents that are both numbered from 1 are no copies of each other: what is judged relevant stays."""
+    chunks = [("7", 0.9), ("8", 0.7)]
+    assert rank_documents(chunks, "q-7", {"7": 1}) == chunks
+    assert rank_documents(chunks, "q-7", {"7": 0, "8": 1}) == [("8", 0.7)]
+
+
+def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:
+    """Queries whose gzip is broken in its middle are a CorpusError with the path."""
+    rows = "".join(f'{{"_id": "{i}", "text": "{i * 7919}"}}\n' for i in range(5000))
+    data = bytearray(gzip.compress(rows.encode()))
+    data[len(data) // 2 : len(data) // 2 + 40] = b"\xff" * 40
+    (tmp_path / "queries.jsonl.gz").write_bytes(data)
+    with pytest.raises(CorpusError, match=r"queries\.jsonl\.gz"):
+        read_queries(tmp_path / "queries.jsonl.gz")
+
+
 def test_restricting_qrels_drops_queries_without_relevant_document() -> None:
     """Judgements are cut to the documents given; a query left with grade 0 alone goes."""
     qrels = {"q1": {"a": 1, "b": 2}, "q2": {"c": 1}, "q3": {"a": 0, "c": 1}}

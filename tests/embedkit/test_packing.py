@@ -84,5 +84,10 @@ def test_threads_change_no_vector_and_no_setting(tmp_path: Path) -> None:
         shared = TransformerEmbedder.open(folder, dtype="float32", token_budget=64)
         assert np.abs(shared.encode_document(TEXTS) - alone).max() < 1e-6
         assert torch.get_num_threads() == 3
+        encoder: Any = shared._backend
+        encoder.run_batch.forward = lambda batch: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            shared.encode_document(TEXTS)
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedkit import get_embedder, list_embedders
+from embedkit import Template, get_embedder, list_embedders
 from embedkit.errors import EmbedderError, InputError, MissingExtraError, UnknownNameError
+from embedkit.registry import full_name
 
 GOOD = """
 import numpy as np
@@ -217,3 +218,24 @@ def test_listing_is_light() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "static" in out.split()
     assert "embedkit.embedders" not in out
+
+
+def test_a_template_may_be_plain_values(tmp_path: Path) -> None:
+    """A template out of JSON (the command line, an index's manifest) is the Template of these fields; others are refused."""
+    path = tmp_path / "words.txt"
+    path.write_text("moon 1 0\nsea 0 1\n")
+    embedder = get_embedder(str(path), template={"document": "passage: {text}"})
+    assert embedder.info.template == Template(document="passage: {text}")
+    for wrong in ({"documents": "{text}"}, {"document": 7}):
+        with pytest.raises(InputError, match="template holds 'document"):
+            get_embedder(str(path), template=wrong)
+
+
+def test_a_folder_called_as_a_model_is_not_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's model and the bundled one keep their names although a folder here is called so; a path is made absolute."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("text-embedding-3-small", "all-MiniLM-L6-v2", "words"):
+        Path(name).mkdir()
+    for name in ("openai:text-embedding-3-small", "openvino:all-MiniLM-L6-v2"):
+        assert full_name(name) == name
+    assert full_name("static:words") == f"static:{tmp_path.resolve() / 'words'}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedkit.contract import Template
-from embedkit.embedders.transformer import TransformerEmbedder
+from embedkit.embedders.transformer import ModelCodeWarning, TransformerEmbedder
 from embedkit.errors import EmbedderError, InputError, MissingExtraError, UnknownNameError
 from embedkit.registry import get_embedder
 from tests.embedkit.tiny_models import (
@@ -309,3 +309,15 @@ def test_float16_stays_close_to_float32(bert: Path) -> None:
     """In float16 on a CPU every cosine to the float32 vector is at least 0.999."""
     rounded = _open(bert, dtype="float16").encode_document(TEXTS)
     assert cosines(_open(bert).encode_document(TEXTS), rounded).min() >= 0.999
+
+
+def test_a_models_own_code_is_not_run_unasked(tmp_path: Path) -> None:
+    """A folder that names code of its own is opened with transformers' class, and a warning says so."""
+    import json
+
+    folder = save_model(tmp_path, "Qwen2", QWEN2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+    (folder / "evil.py").write_text("raise SystemExit('this code was run')")
+    with pytest.warns(ModelCodeWarning, match=r"evil\.Model.*was not run.*qwen2 stood in"):
+        _open(folder)

@@ -208,3 +208,11 @@ def test_registry_knows_the_files(tmp_path: Path, name: str) -> None:
     """`get_embedder` takes the path of a word-vector file, gzipped or not, without naming the kind."""
     path = write(tmp_path / name, "word2vec-text", ["a", "b"], np.eye(2, 3, dtype=np.float32))
     assert get_embedder(str(path)).info.dim == 3
+
+
+def test_an_endless_line_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file without newlines is given up after a bounded read, with its path."""
+    monkeypatch.setattr(word_vectors, "_LONGEST_LINE", 1 << 20)
+    (tmp_path / "endless.txt").write_bytes(b"moon 1 0\n" + b"x" * (10 << 20))
+    with pytest.raises(InputError, match=r"endless\.txt holds no word vectors"):
+        read_word_vectors(tmp_path / "endless.txt")
