@@ -49,11 +49,11 @@ def _transformer(model: str, **options: object) -> Encode:
     return TransformerEmbedder.open(model, device="cpu", **options).encode_document  # type: ignore[arg-type]
 
 
-def _bundled(model: str) -> Encode:
+def _bundled(model: str, **options: object) -> Encode:
     from embedkit.registry import get_embedder
 
     del model
-    return get_embedder("bundled").encode_document
+    return get_embedder("bundled", **options).encode_document
 
 
 ARMS: dict[str, Callable[[str], Encode]] = {
@@ -66,6 +66,9 @@ ARMS: dict[str, Callable[[str], Encode]] = {
         for b in (256, 512, 1024, 2048, 4096)
     },
     "bundled": _bundled,
+    # What a CPU without bf16 gets, and the plain reference of the same graph.
+    "bundled-int8": lambda m: _bundled(m, precision="int8"),
+    "bundled-f32": lambda m: _bundled(m, precision="f32"),
 }
 
 
@@ -112,7 +115,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     model = args.model or bundled_model()
-    names = list(dict.fromkeys(["st", *(args.arm or ["transformer-bf16"])]))
+    names = list(dict.fromkeys(["st", *(args.arm or ["bundled", "transformer-bf16"])]))
     texts = passages(args.passages, args.seed)
     arms = {name: ARMS[name](model) for name in names}
     reference = arms["st"](texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,6 +71,7 @@ def index(
     from embedkit_cli.progress import Meter, estimate_documents
     from embedkit_cli.tasks import TaskBook
     from embedkit_indexes import BuildProgress, ChunkConfig, Index, ReadOptions, ReadReport, read_corpus
+    from embedkit_indexes.builder import check_target
 
     book = TaskBook(tasks_path)
     choice = EmbedderChoice.of(embedder, pairs, device=device, dtype=dtype, token_budget=token_budget)
@@ -87,6 +89,7 @@ def index(
     chunking = ChunkConfig(**chunk_settings(max_tokens, overlap, no_split))
     read_report = ReadReport()
     documents = read_corpus(sources, reading, read_report)
+    check_target(Path(directory), force)  # before a model of many GB is fetched and opened
     opened = choice.open()
     with Meter("documents") as meter:
         meter.expect(estimate_documents(sources) if meter.shown else None)

@@ -183,7 +183,8 @@ def _require_torch() -> None:
 
 
 def _warn_of_own_code(folder: ModelFolder) -> None:
-    # gte-Qwen2-7B is the trap: its code attends in both directions, the class that stands in does not.
+    # Such code may attend in both directions where the class that stands in is causal (gte-Qwen2-7B): the
+    # vectors look like any others, and retrieve nothing.
     own = (folder.config.get("auto_map") or {}).get("AutoModel")
     if own:
         warnings.warn(

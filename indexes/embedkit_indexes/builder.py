@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -13,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.contract import Template
 from embedkit.embedder import Embedder
 from embedkit.errors import CorruptIndexError, InputError, NotAnIndexError, StoreError
 from embedkit.tasks import Task, dump_tasks
@@ -99,6 +101,7 @@ def build(
 ) -> BuildReport:
     """Write a segment beside what is there, then replace the manifest: the one step that makes it the index."""
     started = time.perf_counter()
+    plan = replace(plan, options=_lasting(plan.options))
     directory = plan.directory
     with durable.store_errors(directory):
         check_target(directory, plan.overwrite)
@@ -195,7 +198,7 @@ class _Run:
             fingerprint=plan.embedder.fingerprint,
             embedder=asdict(info),
             spec=plan.spec,
-            options=_lasting(plan.options),
+            options=plan.options,
             chunker={"fingerprint": plan.chunking.fingerprint(), **asdict(plan.chunking)},
             engine=engine,
             segment=self.folder.name,
@@ -250,12 +253,29 @@ class _Run:
 
 
 def _lasting(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out keys and passwords, by the option's name or inside an address, and what is the machine's."""
+    """Return the options that an index keeps: no keys and passwords, and nothing of the machine's."""
     return {
-        name: re.sub(r"(?<=://)[^/@\s]+@", "", value) if isinstance(value, str) else value
+        name: _plain(name, value)
         for name, value in options.items()
         if not name.lower().endswith(_SECRETS) and name not in _MACHINE
     }
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return an option's value as JSON holds it, a password inside an address left out, an adapter's path absolute."""
+    if name == "adapter" and Path(value).exists():
+        return str(Path(value).resolve())
+    if isinstance(value, str):
+        return re.sub(r"(?<=://)[^/@\s]+@", "", value)
+    plain = asdict(value) if isinstance(value, Template) else value
+    try:
+        json.dumps(plain)
+    except (TypeError, ValueError) as e:
+        raise InputError(
+            f"the embedder's option {name} is {value!r}, which an index cannot store: give a plain value, or pass "
+            "the opened embedder without embedder_options"
+        ) from e
+    return plain
 
 
 def _find_themselves(folder: Path, vectors: NDArray[np.float32], engine: Mapping[str, Any]) -> None:

@@ -53,6 +53,16 @@ def test_an_index_is_replaced_only_by_force(invoke: Invoke, words: Path, tmp_pat
     assert json.loads(invoke("info", tmp_path / "i", "--json").stdout)["documents"] == 1
 
 
+def test_a_taken_place_is_refused_before_the_model_is_opened(
+    invoke: Invoke, words: Path, tmp_path: Path
+) -> None:
+    """The place is checked first: an embedder that could not even be opened is not asked for."""
+    (tmp_path / "thesis.txt").write_text("years of work")
+    result = invoke("index", CORPUS, "-o", tmp_path, "--embedder", "./no/such/model")
+    assert result.exit_code == 2
+    assert "thesis.txt" in result.stderr
+
+
 def test_an_index_opens_from_any_folder(run: Run, words: Path, tmp_path: Path) -> None:
     """An embedder given by a relative path is stored by its full one."""
     run("index", CORPUS, "-o", "i", "--embedder", f"./{words.name}", cwd=tmp_path)

@@ -206,6 +206,26 @@ def test_adapter_equals_plain_peft(
     assert cosines(base.encode_document(TEXTS), expected).max() < 0.999, "the adapter changes the vectors"
 
 
+def test_a_merge_that_changes_the_model_is_refused(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merged weights that compute something else than model and adapter are never used."""
+    from peft import LoraModel
+
+    adapter = _save_adapter(bert, tmp_path / "adapter")
+    merge: Any = LoraModel.merge_and_unload
+
+    def spoilt(self: Any) -> Any:
+        model = merge(self)
+        with torch.no_grad():
+            model.encoder.layer[0].output.dense.weight.mul_(1.5)
+        return model
+
+    monkeypatch.setattr(LoraModel, "merge_and_unload", spoilt)
+    with pytest.raises(EmbedderError, match="merging the adapter changes"):
+        _open(bert, adapter=str(adapter))
+
+
 def test_untrained_adapter_is_refused(mistral: Path, tmp_path: Path) -> None:
     """An adapter whose lora_B is all zero changes nothing, and that is an error."""
     adapter = _save_adapter(mistral, tmp_path / "adapter", trained=False)

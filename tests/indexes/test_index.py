@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedkit import Task, get_embedder
+from embedkit import Task, Template, get_embedder
 from embedkit.errors import EmbedderError, FingerprintError, InputError, UnknownNameError
 from embedkit_indexes import (
     ChunkConfig,
@@ -228,6 +228,28 @@ def test_secrets_are_not_stored(tmp_path: Path, embedder: HashEmbedder, document
     stored = b"".join(p.read_bytes() for p in (tmp_path / "i").rglob("*") if p.is_file())
     assert b"very-secret" not in stored
     assert Index.open(tmp_path / "i").manifest.options == {"base_url": "https://host/v1", "dim": 32}
+
+
+def test_options_of_the_embedder_come_back(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template is stored and opens the index again, an adapter's path is absolute, what is no plain value is refused early."""
+    words = tmp_path / "words.txt"
+    words.write_text("moon 1 0\nsea 0 1\n")
+    template = Template(document="sea {text}")
+    Index.build(tmp_path / "t", [Document("a", "moon")], str(words), embedder_options={"template": template})
+    index = Index.open(tmp_path / "t")
+    assert index.search("moon").hits[0].score == pytest.approx(0.5**0.5)
+    assert index.embedder.info.template == template
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lora").mkdir()
+    options: dict[str, object] = {"adapter": "./lora"}
+    Index.build("a", documents, embedder, embedder_spec="transformer:x", embedder_options=options)
+    assert Index.open("a").manifest.options == {"adapter": str(tmp_path.resolve() / "lora")}
+    calls = embedder.calls
+    with pytest.raises(InputError, match="option limit is .*cannot store"):
+        Index.build("b", documents, embedder, embedder_options={"limit": np.int64(5)})
+    assert (embedder.calls, (tmp_path / "b").exists()) == (calls, False)
 
 
 def test_an_index_does_not_ask_for_the_machine_that_built_it(
