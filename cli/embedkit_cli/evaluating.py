@@ -18,7 +18,7 @@ from embedkit_cli.options import (
     embedder_options,
     tasks_file,
 )
-from embedkit_cli.output import console, note, print_json, untrained_note
+from embedkit_cli.output import console, note, print_json, printable, untrained_note
 
 if TYPE_CHECKING:
     from embedkit.evaluation import Measures
@@ -221,7 +221,7 @@ def _print(record: dict[str, Any], report: Report) -> None:
         for score in report.tasks:
             table.add_row(Text(f"task {score.task or 'none'}"), *_cells(score.measures))
     for name, measures in _pair_rows(report.pairs):
-        table.add_row(Text(name, style="dim"), *_cells(measures))
+        table.add_row(Text(printable(name), style="dim"), *_cells(measures))
     screen.print(table)
 
 

@@ -123,7 +123,7 @@ def _print(directory: str, report: BuildReport) -> None:
     if report.languages:
         most = sorted(report.languages.items(), key=lambda item: (-item[1], item[0]))
         rest = f" and {len(most) - 12} more" if len(most) > 12 else ""
-        click.echo("languages: " + ", ".join(f"{code} {n:,}" for code, n in most[:12]) + rest)
+        click.echo(printable("languages: " + ", ".join(f"{code} {n:,}" for code, n in most[:12]) + rest))
     cut = (
         f"; {report.truncated_tokens:,} tokens of {report.truncated_chunks:,} chunks lie beyond the embedder's length"
         if report.truncated_tokens

@@ -62,7 +62,7 @@ def _hit(hit: SearchHit) -> RenderableType:
     line.append(f"{hit.score:.3f}  ", style="green")
     line.append(title, style="bold")
     if hit.lang:
-        line.append(f"  [{hit.lang}]", style="magenta")
+        line.append(f"  [{printable(hit.lang)}]", style="magenta")
     if hit.title:
         line.append(f"  {printable(hit.document_id)}", style="dim")
     body = hit.text.removeprefix(hit.title).lstrip() if hit.title else hit.text

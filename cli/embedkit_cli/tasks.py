@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from embedkit_cli.options import common, tasks_file
-from embedkit_cli.output import console, print_json
+from embedkit_cli.output import console, print_json, printable
 
 if TYPE_CHECKING:
     from embedkit.tasks import Task
@@ -83,8 +83,10 @@ def _print(book: TaskBook) -> None:
         table.add_column(heading, no_wrap=heading == "task")
     for name, task in sorted(book.all.items(), key=lambda item: _order(book, item[0])):
         origin = book.origin(name)
-        label = Text(name, style="bold")
+        label = Text(printable(name), style="bold")  # a file's and an index's tasks are anybody's text
         if origin != "built-in":
             label.append(f" ({origin})", style="dim")
-        table.add_row(label, Text(task.instruction), Text(task.description, style="dim"))
+        table.add_row(
+            label, Text(printable(task.instruction)), Text(printable(task.description), style="dim")
+        )
     console().print(table)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from embedkit.errors import EmbedderError, InputError, MissingExtraError
 
-_TEXTS = ["*.json", "*.txt", "*.model", "*.py", "*/config.json"]
+# With them the Dense layers of sentence-transformers, which many repositories hold as .bin alone.
+_ALWAYS = ["*.json", "*.txt", "*.model", "*.py", "*_Dense/pytorch_model.bin"]
 _IGNORED = ["onnx/*", "openvino/*", "coreml/*", "gguf/*", "*.onnx", "*.gguf"]
 
 
@@ -33,7 +34,7 @@ def local_folder(name_or_path: str, revision: str | None = None) -> Path:
                 snapshot_download(
                     name_or_path,
                     revision=revision,
-                    allow_patterns=[*_TEXTS, weights],
+                    allow_patterns=[*_ALWAYS, weights],
                     ignore_patterns=_IGNORED,
                 )
             )

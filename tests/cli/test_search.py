@@ -100,6 +100,34 @@ def test_a_document_cannot_steer_the_terminal(invoke: Invoke, words: Path, tmp_p
     assert "[red]x[/red]" in result.stdout and "[/nothing]" in result.stdout
 
 
+def test_an_index_of_a_stranger_cannot_steer_the_terminal(
+    invoke: Invoke, words: Path, tmp_path: Path
+) -> None:
+    """Escape sequences in a language field and in stored tasks are printed as text by every command."""
+    record = {"_id": "1", "text": "git commit", "lang": "x\x1b]0;owned\x07"}
+    (tmp_path / "c.jsonl").write_text(json.dumps(record))
+    (tmp_path / "t.toml").write_text('[evil]\ninstruction = "\\u001b[2J find"\ndescription = "\\u001b[31m"\n')
+    build = [
+        "index",
+        tmp_path / "c.jsonl",
+        "-o",
+        tmp_path / "i",
+        "--embedder",
+        words,
+        "--tasks",
+        tmp_path / "t.toml",
+    ]
+    for command in (
+        build,
+        ["search", tmp_path / "i", "git", "--task", "evil"],
+        ["tasks", tmp_path / "i"],
+        ["info", tmp_path / "i"],
+    ):
+        result = invoke(*command, color=True)
+        assert result.exit_code == 0, result.stderr
+        assert not any(c in result.stdout + result.stderr for c in "\x1b\x07"), command
+
+
 def test_lang_finds_documents_of_that_language_alone(invoke: Invoke, sample_index: Path) -> None:
     """--lang de gives German hits, as many as asked for while there are any."""
     found = json.loads(invoke("search", sample_index, "Git Commit", "--lang", "de", "-k", 5, "--json").stdout)

@@ -314,6 +314,25 @@ def test_hub_id_loads_from_its_snapshot(bert: Path, monkeypatch: pytest.MonkeyPa
     assert np.array_equal(embedder.encode_document(TEXTS), _open(bert, preset="e5").encode_document(TEXTS))
 
 
+def test_what_is_fetched_from_the_hub(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Safetensors are taken and the same weights as .bin are not, but for Dense layers, which may have no other form."""
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # lazily exported
+
+    files = ["config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin", "2_Dense/config.json",
+             "2_Dense/pytorch_model.bin", "onnx/model.onnx", "openvino/openvino_model.bin"]  # fmt: skip
+    taken: list[str] = []
+
+    def snapshot(name: str, *, allow_patterns: list[str], ignore_patterns: list[str], **rest: Any) -> str:
+        taken.extend(
+            filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        )
+        return str(bert)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    get_embedder("org/model")
+    assert set(files) - set(taken) == {"pytorch_model.bin", "onnx/model.onnx", "openvino/openvino_model.bin"}
+
+
 def test_unreachable_hub_is_an_embedder_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the hub gives nothing, the message names the model and the way out."""
 
