@@ -33,6 +33,10 @@ _ID = ("_id", "id", "docid", "doc_id", "document_id", "docno", "pid", "passage_i
 _LANG = ("lang", "language", "lang_code", "language_code", "locale")
 
 
+# A search copies metadata value by value, several calls deep for each level.
+_DEEPEST = 64
+
+
 class Fields(NamedTuple):
     """Name the fields of one kind of record; None where there is none."""
 
@@ -53,7 +57,12 @@ def find_fields(names: Iterable[str], options: ReadOptions) -> Fields:
         return next((lower[name] for name in usual if name in lower), None)
 
     text = choose(options.text_field, _TEXT)
-    if text is None and options.text_field is None and len(names) == 1:
+    if (
+        text is None
+        and options.text_field is None
+        and len(names) == 1
+        and lower.keys().isdisjoint(_ID + _LANG)
+    ):
         text = names[0]
     return Fields(
         text,
@@ -105,12 +114,17 @@ def record(
     kept = (
         row if options.metadata_fields is None else {k: row[k] for k in options.metadata_fields if k in row}
     )
+    try:
+        metadata = {clean(k): json_value(v) for k, v in kept.items() if k not in fields}
+    except RecursionError:
+        why = f"malformed metadata: nested more than {_DEEPEST} levels deep"
+        raise Problem("malformed", name, why, line) from None
     return Record(
         clean(value or ""),
         " ".join(_string(row, fields.title).split()),
         _string(row, fields.id).strip() or None,
         _string(row, fields.lang).strip() or None,
-        {clean(k): json_value(v) for k, v in kept.items() if k not in fields},
+        metadata,
     )
 
 
@@ -125,16 +139,21 @@ def clean(text: str) -> str:
     return text
 
 
-def json_value(value: Any) -> Any:
-    """Return the value as JSON can hold it: NaN is None, dates are ISO 8601, bytes are hexadecimal."""
+def json_value(value: Any, levels: int = _DEEPEST) -> Any:
+    """Return the value as JSON can hold it: NaN is None, dates are ISO 8601, bytes are hexadecimal.
+
+    Raises RecursionError where it is nested more than `levels` deep.
+    """
+    if not levels:
+        raise RecursionError(f"nested more than {_DEEPEST} levels deep")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, Mapping):
-        return {clean(str(k)): json_value(v) for k, v in value.items()}
+        return {clean(str(k)): json_value(v, levels - 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [json_value(v) for v in value]
+        return [json_value(v, levels - 1) for v in value]
     if isinstance(value, bytes):
         value = value.hex()
     return clean(value.isoformat() if hasattr(value, "isoformat") else str(value))

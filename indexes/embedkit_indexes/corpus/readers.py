@@ -77,7 +77,7 @@ def _documents(file: File, options: ReadOptions) -> Iterator[tuple[Document, int
     except PermissionError:
         yield Problem("unreadable", where, "no permission to read it")
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        yield Problem("unreadable", where, f"cannot be read to its end: {error}")
+        yield Problem("unreadable", where, f"cannot be read to its end: {' '.join(str(error).split())}")
 
 
 def _document(file: File, where: str, options: ReadOptions) -> Document:

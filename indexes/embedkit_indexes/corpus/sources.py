@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +17,8 @@ from embedkit_indexes.corpus.streams import STDIN, stdin_holds_objects
 
 JUNK = frozenset(["node_modules", "bower_components", "__pycache__", "__MACOSX", "venv", "site-packages"])
 _INDEX = "embedkit.json"
+# All that an index holds until its first build is done: `embedkit index . -o here` walks over it.
+_UNFINISHED = re.compile(r"segment-\d+-[0-9a-f]+|writer\.lock")
 _BEIR_CORPUS = ("corpus.jsonl", "corpus.jsonl.gz")
 _BEIR_BESIDE = ("queries.jsonl", "queries.jsonl.gz", "qrels", "qrels.tsv", "qrels.tsv.gz")
 
@@ -35,12 +40,16 @@ def checked(sources: Sequence[str | Path]) -> list[Path | None]:
         raise InputError("no source was given: name files, folders or '-' for standard input")
     paths: list[Path | None] = []
     for source in sources:
+        if not str(source):
+            raise InputError("a source has an empty name: give a file or a folder, '.' for the current one")
         path = None if str(source) == "-" else Path(source)
         if path is not None:
             _check(path)
         paths.append(path)
     if paths.count(None) > 1:
         raise InputError("standard input '-' was given twice: give it once")
+    if None in paths and sys.stdin is None:
+        raise InputError("standard input '-' is closed: pipe the documents in, or name files")
     return paths
 
 
@@ -51,10 +60,15 @@ def as_text(name: str) -> str:
 
 def _check(path: Path) -> None:
     try:
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             next(os.scandir(path), None)
-        else:
+        elif stat.S_ISREG(mode):
             path.open("rb").close()
+        elif not stat.S_ISFIFO(mode):  # a pipe is opened but once: its writer ends with its first reader
+            raise CorpusError(
+                str(path), "a device or socket: name a file or a folder, or '-' for standard input"
+            )
     except FileNotFoundError:
         raise CorpusError(str(path), "no such file or folder") from None
     except PermissionError:
@@ -98,7 +112,7 @@ def _walk(folder: Path, base: Path, options: ReadOptions) -> Iterator[File | Pro
         yield Problem("unreadable", str(folder), f"cannot be read: {error.strerror}")
         return
     names = {entry.name for entry in entries}
-    if _INDEX in names:
+    if _INDEX in names or (names and all(map(_UNFINISHED.fullmatch, names))):
         yield Problem("an index", str(folder), "an embedkit index, not a corpus")
         return
     corpus = next((name for name in _BEIR_CORPUS if name in names), None)
@@ -107,7 +121,7 @@ def _walk(folder: Path, base: Path, options: ReadOptions) -> Iterator[File | Pro
         path = folder / entry.name
         if entry.name.startswith(".") or entry.name in JUNK:
             continue
-        if entry.is_dir():
+        if _is_folder(entry):
             if beir and entry.name == "qrels":
                 continue
             if entry.is_symlink():
@@ -124,6 +138,13 @@ def _walk(folder: Path, base: Path, options: ReadOptions) -> Iterator[File | Pro
                 yield _file(path, base, options, named=False)
             except Problem as problem:
                 yield problem
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle: `_file` reports them
+        return False
 
 
 def _file(path: Path, base: Path, options: ReadOptions, named: bool) -> File:

@@ -217,13 +217,30 @@ def _arrow(path: Path | None, name: str, kind: str, options: ReadOptions) -> Ite
             if not number:
                 names = batch.schema.names
                 require(find_fields(names, options), names, options, name, None)
-            for row in batch.to_pylist():
+            for row in _python_rows(batch):
                 number += 1
                 yield number, row
     except Problem:
         raise
     except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise Problem("malformed", name, f"unreadable {kind} file: {error}") from None
+        raise Problem("malformed", name, f"unreadable {kind} file: {' '.join(str(error).split())}") from None
+
+
+def _python_rows(batch: Any) -> list[dict[str, Any]]:
+    """Return the rows as Python values; a column of times that Python cannot hold (nanoseconds) as text."""
+    import pyarrow as pa
+
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except (ValueError, OverflowError):
+        columns = []
+        for column in batch.columns:
+            try:
+                columns.append(column.to_pylist())
+            except (ValueError, OverflowError):
+                columns.append(column.cast(pa.string()).to_pylist())
+        rows = [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return rows
 
 
 def _batches(path: Path, kind: str) -> Iterator[Any]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedkit.errors import CorpusError
+from embedkit.errors import CorpusError, InputError
 from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.options import ReadOptions, ReadReport
 from embedkit_indexes.corpus.readers import read_corpus
@@ -302,3 +303,79 @@ def test_strict_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_bytes(b"\xff")
     with pytest.raises(CorpusError, match=r"b\.txt: not utf-8"):
         _read(tmp_path, strict=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX devices, pipes and links")
+def test_a_device_is_refused_and_a_pipe_is_opened_once(tmp_path: Path) -> None:
+    """/dev/zero, which never ends, is an error; a named pipe gives its text, whose writer meets one reader."""
+    with pytest.raises(CorpusError, match="a device or socket"):
+        read_corpus(["/dev/zero"])
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("from the pipe",))
+    writer.start()
+    assert [d.text for d in read_corpus([pipe])] == ["from the pipe"]
+    writer.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX links")
+def test_links_in_a_circle_are_skipped(tmp_path: Path) -> None:
+    """A link to itself is left out of a folder like a broken link; the other files are read."""
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "good.txt").write_text("fine")
+    ids, report = _read(tmp_path)
+    assert ids == ["good.txt"]
+    assert _reason(report) == ("no regular file, or a broken link", None)
+
+
+def test_an_index_in_the_making_is_no_corpus(tmp_path: Path) -> None:
+    """A folder that holds only a segment and a lock is an unfinished index: left out, also under `strict`."""
+    segment = tmp_path / "out" / "segment-4711-9f3a61c2"
+    segment.mkdir(parents=True)
+    (segment / "chunks.arrow").write_bytes(b"ARROW1\0\0")
+    (tmp_path / "out" / "writer.lock").touch()
+    (tmp_path / "good.txt").write_text("fine")
+    ids, report = _read(tmp_path, strict=True)
+    assert ids == ["good.txt"] and report.reasons == {"an index": 1}
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source of no characters, as an unset shell variable gives, is an error, and so is a closed stdin."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="empty name"):
+        read_corpus([""])
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="'-' is closed"):
+        read_corpus(["-"])
+
+
+@pytest.mark.parametrize("levels", [65, 400])
+def test_deep_metadata_costs_its_record_alone(tmp_path: Path, levels: int) -> None:
+    """A record whose metadata is nested too deeply to be searched later is skipped with its line."""
+    deep = '{"_id": "deep", "text": "x", "m": ' + '{"a":' * levels + "1" + "}" * levels + "}\n"
+    (tmp_path / "c.jsonl").write_text(deep + GOOD)
+    ids, report = _read(tmp_path / "c.jsonl")
+    assert ids == ["good"]
+    assert _reason(report) == ("malformed metadata: nested more than 64 levels deep", 1)
+
+
+def test_a_lone_id_is_no_text(tmp_path: Path) -> None:
+    """A record with nothing but an id has no text; any other lone field is taken for it."""
+    (tmp_path / "c.jsonl").write_text(
+        '{"_id": "7"}\n{"_id": "good", "text": "fine"}\n{"sentence2": "alone"}\n'
+    )
+    ids, report = _read(tmp_path / "c.jsonl")
+    assert ids == ["good", "c.jsonl#3"] and _reason(report)[1] == 1
+
+
+def test_times_that_python_cannot_hold_become_text(tmp_path: Path) -> None:
+    """Nanoseconds, and a year of six digits, do not cost a Parquet file its rows: they are kept as text."""
+    times = pa.array([1, 2], pa.timestamp("ns"))
+    far = pa.array([2**62, None], pa.timestamp("us"))
+    pq.write_table(
+        pa.table({"id": ["a", "b"], "text": ["x", "y"], "at": times, "far": far}), tmp_path / "t.parquet"
+    )
+    documents = list(read_corpus([tmp_path / "t.parquet"]))
+    assert [d.id for d in documents] == ["a", "b"]
+    assert documents[0].metadata["at"] == "1970-01-01 00:00:00.000000001"
+    assert documents[1].metadata["far"] is None
