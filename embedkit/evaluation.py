@@ -260,12 +260,16 @@ def _json_query(path: str, number: int, line: str) -> Query:
         record: Any = json.loads(line)
     except ValueError as e:
         raise CorpusError(path, f"is no JSON: {e}", number) from e
+    except RecursionError as e:
+        raise CorpusError(path, "is no JSON that can be read: nested too deeply", number) from e
     if not isinstance(record, dict):
         raise CorpusError(path, f"needs an object, got {type(record).__name__}", number)
     identifier = record.get("_id", record.get("id", number))
     text = record.get("text")
     if not isinstance(text, str) or not text.strip():
         raise CorpusError(path, f'needs a "text" that is not empty, got {text!r}', number)
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise CorpusError(path, f'"text" holds half a surrogate pair: {text[:60]!r}', number)
     lang, task = record.get("lang"), record.get("task")
     for name, value in (("lang", lang), ("task", task)):
         if value is not None and not isinstance(value, str):

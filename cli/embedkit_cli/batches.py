@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import click
 
+from embedkit.errors import InputError
 from embedkit.evaluation import Qrels, Query, rank_documents, read_queries
 from embedkit_cli.output import json_text, note, untrained_note
 from embedkit_cli.progress import Meter
@@ -45,6 +46,8 @@ def run_queries(index: Index, book: TaskBook, path: str, asking: Asking, form: s
 
     Where `asking` names neither task nor instruction, each query's own task holds.
     """
+    if path == "-" and sys.stdin is None:
+        raise InputError("standard input '-' is closed: pipe the queries in, or name a file")
     queries = read_queries(path, sys.stdin if path == "-" else None)
     free = asking.task is None and asking.instruction is None
     own = {q.task for q in queries if free and q.task is not None}

@@ -42,6 +42,8 @@ def _say(message: str, code: int) -> int:
 
 
 def _usage(error: click.ClickException) -> str:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.format_message()
     message = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
     where = f" (`{context.command_path} --help` shows how)" if context is not None else ""

@@ -6,6 +6,7 @@ found) · 130 stopped with Ctrl-C. `embedkit --help` imports click and this file
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -92,6 +93,7 @@ class Cli(click.Group):
     ) -> Any:
         """Run and exit with a stable code."""
         arguments = list(sys.argv[1:] if args is None else args)
+        _mend_streams()
         try:
             result = super().main(arguments, "embedkit", complete_var, standalone_mode=False, **extra)
             code = result if isinstance(result, int) else 0
@@ -100,6 +102,21 @@ class Cli(click.Group):
 
             code = report(e, debug=_debug_wanted(arguments))
         sys.exit(code)
+
+
+def _mend_streams() -> None:
+    """Let no text stop the output, and no file take the place of a standard stream that is closed."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # What the terminal's encoding lacks is shown as \u2026.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        # The next file opened would be number 0, 1 or 2, and a library's warning would be written into it.
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 def _debug_wanted(arguments: Sequence[str]) -> bool:

@@ -230,3 +230,38 @@ def test_a_plug_in_is_listed_although_it_cannot_be_imported(run: Run, tmp_path: 
 def test_main_group_is_click(invoke: Invoke) -> None:
     """The group lists the table's names to click itself, so that shell completion knows them."""
     assert cli.list_commands(click.Context(cli)) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_is_no_utf8_stops_nothing(run: Run, sample_index: Path, encoding: str) -> None:
+    """What the encoding of stdout lacks is printed as escapes, by every command for people."""
+    env = {"PYTHONIOENCODING": encoding}
+    for arguments in (
+        ["embedders"],
+        ["explain", sample_index, "git 撤销 … 😀"],
+        ["search", sample_index, "撤销 git", "-k", 9],
+    ):
+        done = run(*arguments, env=env, encoding=encoding)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX file numbers")
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams_stop_nothing(words: Path, tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """With stdin, stdout or stderr closed an index is built whole: no file of it stands where a stream was."""
+    (tmp_path / "one.jsonl").write_text('{"_id": "only", "text": "mosquito net"}\n')
+    code = (
+        f"import os, sys; [os.close(n) for n in {closed}]; "
+        "os.execv(sys.executable, [sys.executable, '-c', 'from embedkit_cli.main import main; main()', *sys.argv[1:]])"
+    )
+    build = ["index", tmp_path / "one.jsonl", "-o", tmp_path / "i", "--embedder", words]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, build)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    check = [sys.executable, "-c", "from embedkit_cli.main import main; main()"]
+    subprocess.run([*check, "info", str(tmp_path / "i"), "--verify"], capture_output=True, check=True)
+
+
+def test_the_bare_command_shows_its_help_and_no_error(run: Run) -> None:
+    """`embedkit` alone prints what `--help` does, on stderr, with exit code 2."""
+    done = run()
+    assert done.returncode == 2 and done.stderr.startswith("Usage: embedkit [OPTIONS] COMMAND")

@@ -327,3 +327,20 @@ def test_a_terminal_gets_colour_and_a_pipe_does_not(sample_index: Path) -> None:
     os.close(ours)
     assert process.wait(60) == 0
     assert b"\x1b[" in seen
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "m": ' + "[" * 100_000, "nested too deeply"),
+        ('{"text": "a \\ud800"}', "half a surrogate pair"),
+    ],
+)
+def test_a_query_that_cannot_be_read_is_named_by_its_line(
+    invoke: Invoke, sample_index: Path, tmp_path: Path, line: str, message: str
+) -> None:
+    """JSON nested without end, and half a character, are one sentence with file and line."""
+    (tmp_path / "q.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
+    result = invoke("search", sample_index, "--queries", tmp_path / "q.jsonl")
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "q.jsonl, line 2: " in result.stderr and message in result.stderr
