@@ -88,14 +88,14 @@ class ModelFolder:
         """Return the template that the stored prompts amount to; None where there are none.
 
         A query prompt of the form `Instruct: …\\nQuery:` or `task: … | query: ` is the family's instruct
-        form with one task filled in: the task becomes `{instruction}` again.
+        form with one task filled in: the task becomes `{instruction}` again, and stays for a query without one.
         """
         if not self.query_prompt and not self.document_prompt:
             return None
         query = self.query_prompt or ""
         document = (self.document_prompt or "") + "{text}"
         if found := re.fullmatch(r"(?s)Instruct: .*?(\s*\n\s*Query: ?)", query):
-            return Template("{query}", "Instruct: {instruction}" + found[1] + "{query}", document)
+            return Template(query + "{query}", "Instruct: {instruction}" + found[1] + "{query}", document)
         if re.fullmatch(r"task: .* \| query: ", query):
             return Template(query + "{query}", "task: {instruction} | query: {query}", document)
         return Template(query + "{query}", query + "{instruction} {query}", document)

@@ -8,7 +8,7 @@ from embedkit.errors import EmbedderError, InputError, MissingExtraError
 
 # With them the Dense layers of sentence-transformers, which many repositories hold as .bin alone.
 _ALWAYS = ["*.json", "*.txt", "*.model", "*.py", "*_Dense/pytorch_model.bin"]
-_IGNORED = ["onnx/*", "openvino/*", "coreml/*", "gguf/*", "*.onnx", "*.gguf"]
+_IGNORED = ["consolidated*", "onnx/*", "openvino/*", "coreml/*", "gguf/*", "*.onnx", "*.gguf"]
 
 
 def local_folder(name_or_path: str, revision: str | None = None) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedkit.contract import EmbedderInfo, Template
 from embedkit.embedder import Embedder
+from embedkit.embedders.batching import plan_batches, round_up
 from embedkit.errors import EmbedderError, InputError, UnknownNameError
 from embedkit.hashing import cache_dir, joint_hash
 from embedkit.threads import thread_count
@@ -102,8 +103,7 @@ class OpenVINOEmbedder(Embedder):
         limit = self.info.max_length
         ids = [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
         ids = [i if len(i) <= limit else [*i[: limit - 1], i[-1]] for i in ids]
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        batches = _batches(order, [len(i) for i in ids], self._token_budget)
+        batches = plan_batches([len(i) for i in ids], self._token_budget, _ROUND)
         out = np.empty((len(ids), self.info.dim), dtype=np.float32)
         if len(batches) == 1:
             request = self._query_graph.create_infer_request()
@@ -128,7 +128,7 @@ class OpenVINOEmbedder(Embedder):
     def _padded(self, ids: list[list[int]], rows: list[int], multiple: int = 1) -> dict[int, Any]:
         import numpy as np
 
-        width = -(-len(ids[rows[0]]) // multiple) * multiple
+        width = round_up(len(ids[rows[0]]), multiple)
         tokens = np.full((len(rows), width), self._pad_id, dtype=np.int32)
         mask = np.zeros(tokens.shape, dtype=np.float32)
         for row, i in enumerate(rows):
@@ -196,17 +196,6 @@ def _unpack(model: Any) -> None:
         if packed.get_type_name() == "Constant":
             matrix = opset13.constant(packed.data.astype("float32") * scale.data)
             product.output(0).replace(matrix.output(0))
-
-
-def _batches(order: list[int], lengths: list[int], budget: int) -> list[list[int]]:
-    """Cut rows, longest first, into batches of at most `budget` padded tokens (one row at least)."""
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
 
 
 def _arithmetic(core: Any, precision: str | None) -> dict[str, str]:

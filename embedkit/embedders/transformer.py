@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -139,7 +140,7 @@ class TransformerEmbedder(Embedder):
             dtype=folder.stored_dtype(),
             template=template,
             instruction_trained=trained,
-            default_task=matched.default_task if matched else ("search" if trained else None),
+            default_task=_default_task(folder, matched, trained, template),
         )
         return cls(info, tokens, backend)
 
@@ -208,13 +209,24 @@ def _pooling(folder: ModelFolder, chosen: Preset | None, matched: Preset | None)
 
 
 def _stored_template(folder: ModelFolder, matched: Preset | None) -> Template:
-    """Return the template of the stored prompts, with the preset's form for instructions where it has one."""
+    """Return the template of the stored prompts, with the preset's form for instructions where it has one.
+
+    The stored prompts are what sentence-transformers puts before a query and a document: they stay.
+    """
     stored = folder.template()
     if matched is None:
         return stored or Template("{query}", "{instruction} {query}", "{text}")
-    if stored is None or matched.instruction_trained:
+    if stored is None:
         return matched.template
-    return stored
+    return replace(stored, instruct=matched.template.instruct) if matched.instruction_trained else stored
+
+
+def _default_task(
+    folder: ModelFolder, matched: Preset | None, trained: bool, template: Template
+) -> str | None:
+    if folder.query_prompt and template.query.startswith(folder.query_prompt):
+        return None  # the stored prompt holds the instruction for a query without a task
+    return matched.default_task if matched else ("search" if trained else None)
 
 
 def _tokens(

@@ -184,7 +184,9 @@ def _blocks_of_lines(path: Path, stream: BinaryIO, start: bytes) -> Iterator[lis
     rest = start
     while chunk := stream.read(_READ):
         if len(rest) > _LONGEST_LINE:
-            raise InputError(f"{path} holds no word vectors (no newline in 64 MiB): give a word2vec or GloVe file")
+            raise InputError(
+                f"{path} holds no word vectors (no newline in 64 MiB): give a word2vec or GloVe file"
+            )
         *lines, rest = (rest + chunk).split(b"\n")
         if lines:
             yield lines

@@ -63,8 +63,10 @@ def _take(f: IO[str]) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            f.seek(0)
+            # A byte far beyond the text: Windows keeps others from reading what is locked.
+            f.seek(1 << 30)
             msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
+            f.seek(0)
         else:
             import fcntl
 
