@@ -242,7 +242,8 @@ class _Run:
             writer.close()
 
     def _with_language(self, documents: Iterable[Document]) -> Iterator[Document]:
-        for given in documents:
+        for number, given in enumerate(documents):
+            _check_document(given, number)
             document = given if given.lang else replace(given, lang=detect_language(given.text, given.title))
             self._languages[document.lang or "und"] += 1
             yield document
@@ -250,6 +251,19 @@ class _Run:
     def _tell(self, phase: str, chunks: int) -> None:
         if self._progress:
             self._progress(BuildProgress(self._chunks.documents, chunks, self._chunks.tokens, phase))
+
+
+def _check_document(document: Any, number: int) -> None:
+    """Refuse what a program passed in place of a document before a model has worked for it."""
+    if not isinstance(document, Document):
+        raise InputError(f"document {number} is {type(document).__name__}: make it a Document(id=…, text=…)")
+    for name in ("id", "text", "title", "source", "lang", "metadata"):
+        value = getattr(document, name)
+        wanted = Mapping if name == "metadata" else str
+        if not isinstance(value, wanted) and not (name == "lang" and value is None):
+            raise InputError(
+                f"document {number} has {type(value).__name__} as its {name}, not {wanted.__name__}: {value!r:.60}"
+            )
 
 
 def _lasting(options: Mapping[str, Any]) -> dict[str, Any]:

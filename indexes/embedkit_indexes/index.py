@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -200,10 +201,19 @@ class Index:
         k: int,
         lang: str | None,
     ) -> Iterator[_Found]:
+        if isinstance(queries, str):
+            raise InputError(f"several queries were expected, got one string: write [{queries[:30]!r}]")
+        queries = list(queries)
         for number, query in enumerate(queries):
+            where = f" {number + 1}" if len(queries) > 1 else ""
+            if not isinstance(query, str):
+                raise InputError(f"query{where} is {type(query).__name__}, not str")
             if not query.strip():
-                where = f" {number + 1}" if len(queries) > 1 else ""
                 raise InputError(f"query{where} is empty: write what you look for")
+        try:
+            k = int(operator.index(k))
+        except TypeError:
+            raise InputError(f"k is {k!r}: give a whole number") from None
         if k < 1:
             raise InputError(f"k is {k}: ask for 1 or more results")
         self._check_language(lang)

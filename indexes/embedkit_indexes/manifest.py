@@ -14,6 +14,13 @@ from embedkit_indexes.durable import checksum, replace_text
 
 NAME = "embedkit.json"
 FORMAT = 1
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "Mapping": Mapping,
+    "tuple": tuple,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +118,22 @@ class Manifest:
             data["probes"] = tuple(Probe(p["text"], tuple(p["vector"])) for p in data["probes"])
             data["tasks"] = tuple(data["tasks"])
             manifest = cls(**{f.name: data[f.name] for f in fields(cls)})
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            manifest._check_types()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise CorruptIndexError(f"{path} cannot be read ({e!r}): rebuild with `embedkit index`") from e
         return manifest
+
+    def _check_types(self) -> None:
+        """Raise TypeError or KeyError for what another hand wrote: later steps trust the types."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if not isinstance(value, _TYPES[str(f.type).partition("[")[0]]):
+                raise TypeError(f"{f.name} is {type(value).__name__}, not {f.type}")
+        _ = self.embedder["name"], self.engine["type"], [(t["name"], t["instruction"]) for t in self.tasks]
+        if not all(isinstance(r.bytes, int) for r in self.files.values()):
+            raise TypeError("a file's size is no number")
+        if not self.probes or any(len(p.vector) != self.dim for p in self.probes):
+            raise ValueError(f"its probes are no vectors of {self.dim} numbers")
 
     def _check_sizes(self, directory: Path) -> None:
         for name, record in self.files.items():

@@ -10,7 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import CorruptIndexError
+from embedkit.errors import CorruptIndexError, InputError
+from embedkit_indexes.corpus.fields import json_value
 from embedkit_indexes.corpus.records import Chunk
 from embedkit_indexes.durable import sync_file
 
@@ -100,7 +101,7 @@ class Segment:
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
         """All vectors, float32 [rows, dim], read-only and mapped."""
-        column = self._open(VECTORS).get_batch(0).column(0)
+        column = self._open(VECTORS)[0].column(0)
         flat = column.values.to_numpy(zero_copy_only=True)
         matrix: NDArray[np.float32] = flat.reshape(len(column), column.type.list_size)
         return matrix
@@ -108,23 +109,27 @@ class Segment:
     @cached_property
     def _batches(self) -> tuple[list[Any], list[int]]:
         """The chunks' record batches, and the row number that each one ends before."""
-        reader = self._open(CHUNKS)
-        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        batches = self._open(CHUNKS)
         return batches, list(accumulate(b.num_rows for b in batches))
 
     def map(self) -> None:
         """Map both files now: what is mapped stays, even when a rebuild removes the folder."""
         _ = self.vectors, self._batches
 
-    def _open(self, name: str) -> Any:
+    def _open(self, name: str) -> list[Any]:
+        """Return a file's record batches, at least one, mapped."""
         import pyarrow as pa
 
         try:
-            return pa.ipc.open_file(pa.memory_map(str(self._folder / name)))
-        except (pa.ArrowInvalid, OSError) as e:
+            reader = pa.ipc.open_file(pa.memory_map(str(self._folder / name)))
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            if not batches:
+                raise pa.ArrowInvalid("it holds no batch")
+        except (pa.ArrowException, OSError) as e:
             raise CorruptIndexError(
                 f"{self._folder / name} is no readable Arrow file ({e}): rebuild with `embedkit index`"
             ) from e
+        return batches
 
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return the chunks of these row numbers, in their order, `metadata` decoded."""
@@ -149,7 +154,10 @@ class Segment:
 
 def _row(chunk: Chunk) -> tuple[Any, ...]:
     d = chunk.document
-    metadata = json.dumps(dict(d.metadata), ensure_ascii=False)
+    try:
+        metadata = json.dumps(json_value(d.metadata), ensure_ascii=False)
+    except RecursionError as e:
+        raise InputError(f"the metadata of document {d.id!r} is {e}: make it flatter") from None
     return (
         d.id,
         chunk.position,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -24,6 +25,7 @@ from embedkit.errors import (
 )
 from embedkit_indexes import BuildProgress, Document, Index, ReadReport, read_corpus
 from embedkit_indexes.manifest import Manifest
+from embedkit_indexes.segment import Segment
 
 from .conftest import HashEmbedder
 
@@ -206,6 +208,58 @@ def test_a_manifest_of_something_else_is_refused(tmp_path: Path, text: str) -> N
     (tmp_path / "embedkit.json").write_text(text)
     with pytest.raises(CorruptIndexError, match="embedkit.json"):
         Index.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"chunks": "3"},
+        {"segment": 5},
+        {"engine": []},
+        {"engine": {}},
+        {"embedder": {}},
+        {"options": []},
+        {"languages": []},
+        {"skipped": 5},
+        {"tasks": [5]},
+        {"tasks": [{"x": 1}]},
+        {"probes": []},
+        {"probes": [{"text": "a", "vector": [1, 2]}]},
+        {"files": {"chunks.arrow": {"bytes": "1", "sha256": "a"}}},
+    ],
+    ids=str,
+)
+def test_an_edited_manifest_is_refused(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents, edit: dict[str, object]
+) -> None:
+    """A value of the wrong type or shape in the manifest is found when the index is opened, not at some later step."""
+    place = tmp_path / "i"
+    Index.build(place, documents, embedder)
+    data = json.loads((place / "embedkit.json").read_text())
+    (place / "embedkit.json").write_text(json.dumps({**data, **edit}))
+    with pytest.raises(CorruptIndexError, match="embedkit.json cannot be read"):
+        Index.open(place, embedder)
+
+
+@pytest.mark.parametrize("name", ["chunks.arrow", "vectors.arrow"])
+def test_any_scrambled_bytes_are_a_damaged_index(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents, name: str
+) -> None:
+    """Wherever a stretch of a file is zeroed, its size kept, a search answers or says that the file is damaged."""
+    Index.build(tmp_path / "i", documents, embedder)
+    path = next((tmp_path / "i").rglob(name))
+    whole = path.read_bytes()
+    heads = [*range(0, 800, 40), *range(len(whole) - 800, len(whole) - 40, 40)]
+    for start in heads:
+        path.write_bytes(whole[:start] + bytes(40) + whole[start + 40 :])
+        try:
+            Index.open(tmp_path / "i", embedder).verify()
+        except CorruptIndexError as e:
+            assert name in str(e)
+        try:
+            Segment(path.parent).map()
+        except CorruptIndexError as e:
+            assert name in str(e)
 
 
 def test_a_manifest_cannot_lead_elsewhere(

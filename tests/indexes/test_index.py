@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -376,3 +377,56 @@ def test_coverage_and_truncation_are_reported(tmp_path: Path, embedder: HashEmbe
     assert (cut.chunks, cut.truncated_chunks) == (2, 1)
     assert cut.truncated_tokens > 400
     assert Index.open(tmp_path / "b").manifest.truncated_tokens == cut.truncated_tokens
+
+
+@pytest.mark.parametrize("query", [None, 5, ["x"], b"x"])
+def test_a_query_that_is_no_text_is_refused(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents, query: object
+) -> None:
+    """A query of another type is an InputError that names the type."""
+    Index.build(tmp_path / "i", documents, embedder)
+    with pytest.raises(InputError, match=f"query is {type(query).__name__}, not str"):
+        Index.open(tmp_path / "i", embedder).search(query)  # type: ignore[arg-type]
+
+
+def test_k_is_any_whole_number(tmp_path: Path, embedder: HashEmbedder, documents: Documents) -> None:
+    """NumPy's integers count like Python's; fractions and text are refused. An iterator of queries is a list."""
+    Index.build(tmp_path / "i", documents, embedder)
+    index = Index.open(tmp_path / "i", embedder)
+    assert len(index.search("word1", k=np.int64(2)).hits) == 2  # type: ignore[arg-type]
+    assert len(index.search_many(iter(["word1", "word2"]))) == 2  # type: ignore[arg-type]
+    for k in (2.5, "3", None):
+        with pytest.raises(InputError, match="give a whole number"):
+            index.search("word1", k=k)  # type: ignore[arg-type]
+
+
+def test_metadata_of_a_program_is_stored_as_json(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """Dates, NumPy values, NaN and broken text in a document's metadata are stored as a reader would store them."""
+    metadata = {
+        "day": date(2020, 1, 2),
+        "n": np.float32(1.5),
+        "a": np.arange(2),
+        "nan": float("nan"),
+        "s": "\ud800",
+    }
+    Index.build(tmp_path / "i", [Document("1", "word1", metadata=metadata)], embedder)
+    hit = Index.open(tmp_path / "i", embedder).search("word1").hits[0]
+    assert hit.metadata == {"day": "2020-01-02", "n": 1.5, "a": [0, 1], "nan": None, "s": "\ufffd"}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"id": "1", "text": "x"}, "document 1 is dict: make it a Document"),
+        (Document(5, "x"), "document 1 has int as its id, not str"),  # type: ignore[arg-type]
+        (Document("1", None), "document 1 has NoneType as its text"),  # type: ignore[arg-type]
+        (Document("1", "x", metadata=5), "document 1 has int as its metadata, not Mapping"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_document_is_named(
+    tmp_path: Path, embedder: HashEmbedder, document: Document, message: str
+) -> None:
+    """A document of another type, or with a field of another type, is an InputError with its number."""
+    with pytest.raises(InputError, match=message):
+        Index.build(tmp_path / "i", [Document("0", "fine"), document], embedder)
+    assert not (tmp_path / "i" / "embedkit.json").exists()

@@ -156,6 +156,8 @@ def json_value(value: Any, levels: int = _DEEPEST) -> Any:
         return [json_value(v, levels - 1) for v in value]
     if isinstance(value, bytes):
         value = value.hex()
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
+        return json_value(value.tolist(), levels - 1)
     return clean(value.isoformat() if hasattr(value, "isoformat") else str(value))
 
 
