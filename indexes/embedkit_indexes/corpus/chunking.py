@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -44,6 +45,8 @@ class ChunkConfig:
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 8:
             raise InputError(f"max_tokens {self.max_tokens} is too small: give 8 or more")
+        if not math.isfinite(self.overlap_tokens):
+            raise InputError(f"overlap_tokens is {self.overlap_tokens}: give a number from 0 on")
         if self.overlap_tokens < 0:
             raise InputError(f"overlap_tokens {self.overlap_tokens} is negative: give 0 or more")
         if self.max_tokens is not None and self.overlap(self.max_tokens) > self.max_tokens // 2:

@@ -7,6 +7,8 @@ from bisect import bisect_right
 from functools import cache
 from typing import TYPE_CHECKING
 
+from embedkit.errors import InputError
+
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
@@ -112,4 +114,11 @@ def _classified(sample: str, size: int) -> tuple[str, float]:
 def _identifier() -> LanguageIdentifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    try:
+        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    except OSError as e:
+        # It unpacks its model into a temporary file. No document is to blame, so no reader may skip one for it.
+        reason = e.strerror or e
+        raise InputError(
+            f"languages cannot be detected without room for temporary files ({reason}): set TMPDIR, or give --lang"
+        ) from e

@@ -217,7 +217,14 @@ def test_chunks_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [{"max_tokens": 4}, {"overlap_tokens": -1}, {"max_tokens": 40, "overlap_tokens": 30}]
+    "config",
+    [
+        {"max_tokens": 4},
+        {"overlap_tokens": -1},
+        {"overlap_tokens": float("nan")},
+        {"overlap_tokens": float("inf")},
+        {"max_tokens": 40, "overlap_tokens": 30},
+    ],
 )
 def test_bad_config(config: dict[str, int]) -> None:
     """A config that cannot work is refused with the value seen."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,21 @@ def test_lazy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file size limit stands for a full disk")
+def test_no_document_is_skipped_for_a_full_disk(tmp_path: Path) -> None:
+    """Where the detector finds no room for its temporary files, reading ends with one sentence that says so."""
+    (tmp_path / "a.txt").write_text("The library keeps old maps of the harbour.")
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from embedkit.errors import InputError\n"
+        "from embedkit_indexes import read_corpus\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: print(list(read_corpus([sys.argv[1]])))\n"
+        "except InputError as e: print(e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("languages cannot be detected without room") and "TMPDIR" in done.stdout
