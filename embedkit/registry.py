@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -58,6 +59,35 @@ def get_embedder(name_or_path: str = DEFAULT, **options: Any) -> Embedder:
     if not isinstance(embedder, Embedder):
         raise EmbedderError(f"{plug_in} gave {type(embedder).__name__}, not an Embedder")
     return embedder
+
+
+def reopen_embedder(spec: str, options: Mapping[str, Any]) -> Embedder:
+    """Open the embedder that a stored index names, trusting it with nothing but names and settings.
+
+    Whoever wrote the index may be a stranger: it can neither allow a model's own code to run here, nor send the
+    environment's API key to an address of its choice. Raises InputError for such an address, and as
+    `get_embedder` does.
+    """
+    if options.get("trust_remote_code") and os.environ.get("EMBEDKIT_TRUST_REMOTE_CODE") != "1":
+        raise InputError(
+            f"the index's model {spec} runs code of its own: if you trust it, set EMBEDKIT_TRUST_REMOTE_CODE=1, or "
+            "open the embedder yourself and pass it to Index.open"
+        )
+    address = str(options.get("base_url") or "")
+    if address and not _is_own(address):
+        raise InputError(
+            f"the index was built with the server {address}, to which your API key would be sent: if you trust it, "
+            f"set OPENAI_BASE_URL={address}, or open the embedder yourself and pass it to Index.open"
+        )
+    return get_embedder(spec, **options)
+
+
+def _is_own(address: str) -> bool:
+    from urllib.parse import urlsplit
+
+    host = urlsplit(address).hostname
+    own = urlsplit(os.environ.get("OPENAI_BASE_URL", "")).hostname
+    return host in ("api.openai.com", "localhost", "127.0.0.1", "::1") or (host is not None and host == own)
 
 
 def _check_options(kind: str, opener: Callable[..., Any], options: Mapping[str, Any]) -> None:

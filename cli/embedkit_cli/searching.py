@@ -82,6 +82,8 @@ def _show(index: Index, results: Sequence[SearchResult], as_json: bool) -> None:
     remark = None if all(r.obeys for r in results) else untrained_note(index.embedder.info.name)
     if remark:
         note(remark)
+    if cut := max(r.truncated for r in results):
+        note(f"the query is {cut:,} tokens too long for {index.embedder.info.name}: its end was not encoded")
     if as_json:
         records = [{**r.to_dict(), "note": None if r.obeys else remark} for r in results]
         print_json(records if len(records) > 1 else records[0])

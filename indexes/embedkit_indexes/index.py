@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit.embedder import Embedder
 from embedkit.errors import CorruptIndexError, FingerprintError, InputError, UnknownNameError
-from embedkit.registry import full_name, get_embedder
+from embedkit.registry import full_name, get_embedder, reopen_embedder
 from embedkit.tasks import Task, get_task
 from embedkit.threads import thread_count
 from embedkit_indexes import faiss_engine
@@ -39,6 +39,7 @@ class _Found(NamedTuple):
     instruction: str | None
     encoded: str
     obeys: bool
+    truncated: int
     scores: list[float]
     numbers: list[int]
 
@@ -50,6 +51,7 @@ class Index:
         self.directory = directory
         self.manifest = manifest
         self._given = embedder
+        self._loading = threading.Lock()
         self._segment = Segment(directory / manifest.segment)
         if embedder is not None:
             self._check_fingerprint(embedder)
@@ -132,7 +134,7 @@ class Index:
                     f"{self.directory} was built by a program's own embedder {self.manifest.embedder['name']!r}: "
                     "pass it, Index.open(directory, embedder)"
                 )
-            embedder = get_embedder(self.manifest.spec, **self.manifest.options)
+            embedder = reopen_embedder(self.manifest.spec, self.manifest.options)
             self._check_fingerprint(embedder)
         check_probes(self.manifest, embedder)
         return embedder
@@ -171,9 +173,7 @@ class Index:
                 SearchHit(rank=rank, score=score, **row)
                 for rank, (score, row) in enumerate(zip(found.scores, rows, strict=True), 1)
             )
-            results.append(
-                SearchResult(found.query, found.task, found.instruction, found.encoded, found.obeys, hits)
-            )
+            results.append(SearchResult(*found[:6], hits))
         return results
 
     def rank(
@@ -228,10 +228,11 @@ class Index:
             part = queries[start : start + _BATCH]
             vectors = self.embedder.encode_query(part, chosen, instruction)
             scores, numbers = self._engine.search(vectors, min(k, len(self)), rows)
-            for query, s, n in zip(part, scores, numbers, strict=True):
-                kept = n >= 0
-                encoded = info.template.render_query(query, sentence)
-                yield _Found(query, name, sentence, encoded, obeys, s[kept].tolist(), n[kept].tolist())
+            encoded = [info.template.render_query(q, sentence) for q in part]
+            tokens = self.embedder.count_tokens(encoded)
+            for query, text, count, s, n in zip(part, encoded, tokens, scores, numbers, strict=True):
+                kept, cut = n >= 0, max(0, count - info.max_length)
+                yield _Found(query, name, sentence, text, obeys, cut, s[kept].tolist(), n[kept].tolist())
 
     def explain(
         self, query: str, *, task: str | Task | None = None, instruction: str | None = None, k: int = 10
@@ -291,24 +292,24 @@ class Index:
 
     def _load(self) -> None:
         """Open the embedder and, beside it, the index: each waits on other things than the other."""
-        if "embedder" in self.__dict__ and "_engine" in self.__dict__:
-            return
-        failures: list[BaseException] = []
+        with self._loading:
+            if "embedder" in self.__dict__ and "_engine" in self.__dict__:
+                return
+            failures: list[BaseException] = []
 
-        def load() -> None:
-            try:
-                _ = self.embedder
-            except BaseException as e:  # handed to the caller's thread below
-                failures.append(e)
+            def load() -> None:
+                try:
+                    _ = self.embedder
+                except BaseException as e:  # handed to the caller's thread below
+                    failures.append(e)
 
-        thread = threading.Thread(target=load, name="embedkit-load")
-        thread.start()
-        try:
+            # A daemon: Ctrl-C need not wait for a model that is still loading.
+            thread = threading.Thread(target=load, name="embedkit-load", daemon=True)
+            thread.start()
             self._map()
-        finally:
             thread.join()
-        if failures:
-            raise failures[0]
+            if failures:
+                raise failures[0]
 
     def _map(self) -> None:
         """Map the files: from here on a rebuild does not touch this index. One that came before is followed."""

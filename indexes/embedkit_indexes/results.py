@@ -28,7 +28,7 @@ class SearchHit:
 class SearchResult:
     """The hits of one query, best first, and what was really encoded for it.
 
-    `task` is the task's name, None for a free instruction or a bare query; `obeys` is False where the
+    `truncated` counts the tokens of `encoded` beyond what the embedder sees of a text. `task` is the task's name, None for a free instruction or a bare query; `obeys` is False where the
     embedder was not trained on instructions and an instruction was given all the same.
     """
 
@@ -37,6 +37,7 @@ class SearchResult:
     instruction: str | None
     encoded: str
     obeys: bool
+    truncated: int
     hits: tuple[SearchHit, ...]
 
     def to_dict(self) -> dict[str, Any]:

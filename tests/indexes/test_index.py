@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -377,6 +379,51 @@ def test_coverage_and_truncation_are_reported(tmp_path: Path, embedder: HashEmbe
     assert (cut.chunks, cut.truncated_chunks) == (2, 1)
     assert cut.truncated_tokens > 400
     assert Index.open(tmp_path / "b").manifest.truncated_tokens == cut.truncated_tokens
+
+
+def test_a_strangers_index_is_not_trusted(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index can neither let a model's own code run, nor send the API key to an address of its choice."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("EMBEDKIT_TRUST_REMOTE_CODE", raising=False)
+    for name, spec, options, match in (
+        ("a", "openai:x", {"base_url": "https://elsewhere.example/v1", "dim": 32}, "OPENAI_BASE_URL"),
+        ("b", "transformer:org/model", {"trust_remote_code": True}, "EMBEDKIT_TRUST_REMOTE_CODE=1"),
+    ):
+        Index.build(tmp_path / name, documents, embedder, embedder_spec=spec, embedder_options=options)
+        with pytest.raises(InputError, match=match):
+            Index.open(tmp_path / name).search("word1")
+
+
+def test_a_query_beyond_the_embedders_length_is_counted(tmp_path: Path) -> None:
+    """`truncated` tells how many of a query's tokens the embedder does not see."""
+    Index.build(tmp_path / "i", [Document("a", "Tides come twice a day.", lang="en")])
+    index = Index.open(tmp_path / "i")
+    assert index.search("tide").truncated == 0
+    assert index.search("tide " * 300).truncated == 302 - 256
+
+
+def test_first_searches_from_many_threads_open_one_embedder(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight threads that search a freshly opened index open its embedder once and agree."""
+    Index.build(tmp_path / "i", documents, embedder, embedder_spec="hash:x")
+    opened: list[str] = []
+
+    def reopen(spec: str, options: object) -> HashEmbedder:
+        del options
+        opened.append(spec)
+        time.sleep(0.1)
+        return HashEmbedder()
+
+    monkeypatch.setattr("embedkit_indexes.index.reopen_embedder", reopen)
+    index = Index.open(tmp_path / "i")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: index.search("word1 word2", k=3), range(8)))
+    assert opened == ["hash:x"]
+    assert all(result == found[0] for result in found)
 
 
 @pytest.mark.parametrize("query", [None, 5, ["x"], b"x"])
