@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedkit.contract import EmbedderInfo
-from embedkit.errors import EmbedderError, InputError
+from embedkit.errors import EmbedderError, EmbedkitError, InputError
 from embedkit.tasks import Task, resolve_instruction
 
 if TYPE_CHECKING:
@@ -109,8 +109,19 @@ class Embedder(ABC):
         for start in range(0, len(order), self.window):
             rows = order[start : start + self.window]
             sorted_texts = [texts[i] for i in rows]
-            out[rows] = _unit(self._check(self._embed(sorted_texts), sorted_texts))
+            out[rows] = _unit(self._check(self._embedded(sorted_texts), sorted_texts))
         return out
+
+    def _embedded(self, texts: list[str]) -> Any:
+        try:
+            return self._embed(texts)
+        except (EmbedkitError, OSError, MemoryError):
+            raise
+        except Exception as e:
+            raise EmbedderError(
+                f"embedder {self.info.name!r} failed on {len(texts)} texts, the first being {_short(texts[0])!r}: "
+                f"{type(e).__name__}: {e}"
+            ) from e
 
     def _check(self, returned: Any, texts: list[str]) -> NDArray[np.float64]:
         import numpy as np

@@ -19,6 +19,8 @@ _CUTOFF = 10
 _SPLITS = ("test", "dev", "validation", "train")
 T = TypeVar("T")
 
+_LARGEST_SCORE = 1_000_000  # trec_eval counts judgements by score in an array of that length
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -97,6 +99,8 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
             del cells[1]
         if len(cells) != 3 or not _is_int(cells[2]):
             raise CorpusError(str(path), "needs query-id, corpus-id and a whole-number score", number)
+        if abs(int(cells[2])) > _LARGEST_SCORE:
+            raise CorpusError(str(path), f"score {cells[2]} is beyond {_LARGEST_SCORE:,}", number)
         qrels.setdefault(cells[0], {})[cells[1]] = int(cells[2])
     if not qrels:
         raise CorpusError(str(path), "holds no relevance judgement")

@@ -31,7 +31,7 @@ def list_embedders() -> dict[str, EntryPoint]:
     return {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
 
 
-def get_embedder(name_or_path: str = DEFAULT, **options: Any) -> Embedder:
+def get_embedder(name_or_path: str = DEFAULT, /, **options: Any) -> Embedder:
     """Open an embedder.
 
     `name_or_path` is a kind (`bundled`), a kind and its model (`transformer:intfloat/e5-mistral-7b-instruct`,
@@ -93,10 +93,10 @@ def _is_own(address: str) -> bool:
 def _check_options(kind: str, opener: Callable[..., Any], options: Mapping[str, Any]) -> None:
     from inspect import Parameter, signature
 
-    parameters = list(signature(opener).parameters.values())[1:]
-    if any(p.kind is Parameter.VAR_KEYWORD for p in parameters):
+    first, *parameters = signature(opener).parameters.values()
+    known = [p.name for p in parameters if p.kind is not Parameter.VAR_KEYWORD]
+    if len(known) < len(parameters) and first.name not in options:
         return
-    known = [p.name for p in parameters]
     for name in options:
         if name not in known:
             raise UnknownNameError(f"option of the embedder {kind!r}:", name, known)

@@ -75,7 +75,11 @@ def resolve_instruction(task: str | Task | None, instruction: str | None) -> str
     if task is not None and instruction is not None:
         name = task if isinstance(task, str) else task.name
         raise InputError(f"task {name!r} and instruction {instruction!r} are both given: choose one")
+    if task is not None and not isinstance(task, str | Task):
+        raise InputError(f"task {task!r} is {type(task).__name__}: give a task's name or a Task")
     if instruction is not None:
+        if not isinstance(instruction, str):
+            raise InputError(f"instruction {instruction!r} is {type(instruction).__name__}, not str")
         if not instruction.strip():
             raise InputError("the instruction is empty: write what the query should find, or leave it out")
         return instruction

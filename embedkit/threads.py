@@ -6,6 +6,8 @@ import os
 
 from embedkit.errors import InputError
 
+_MOST = 1024
+
 
 def wanted_threads() -> int | None:
     """Return $EMBEDKIT_THREADS, None where it is not set.
@@ -15,8 +17,10 @@ def wanted_threads() -> int | None:
     wanted = os.environ.get("EMBEDKIT_THREADS", "").strip()
     if not wanted:
         return None
-    if not wanted.isdecimal() or int(wanted) < 1:
-        raise InputError(f"EMBEDKIT_THREADS is {wanted!r}: set it to a whole number from 1 on, or unset it")
+    if not wanted.isdecimal() or not 1 <= int(wanted) <= _MOST:
+        raise InputError(
+            f"EMBEDKIT_THREADS is {wanted!r}: set it to a whole number from 1 to {_MOST}, or unset it"
+        )
     return int(wanted)
 
 

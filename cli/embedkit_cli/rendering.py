@@ -57,13 +57,13 @@ def _hit(hit: SearchHit) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
-    title = printable(hit.title or hit.document_id)
+    title = snippet(hit.title or hit.document_id)
     line = Text(f"{hit.rank:>2}  ", style="dim")
     line.append(f"{hit.score:.3f}  ", style="green")
     line.append(title, style="bold")
     if hit.lang:
         line.append(f"  [{printable(hit.lang)}]", style="magenta")
     if hit.title:
-        line.append(f"  {printable(hit.document_id)}", style="dim")
+        line.append(f"  {snippet(hit.document_id)}", style="dim")
     body = hit.text.removeprefix(hit.title).lstrip() if hit.title else hit.text
     return Group(line, Padding(Text(snippet(body or hit.text)), (0, 0, 0, 4)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,11 +61,12 @@ class OpenVINOEmbedder(Embedder):
     def __init__(self, folder: str | Path, *, precision: str | None = None, token_budget: int = 1024) -> None:
         if precision not in (None, "bf16", "int8", "f32"):
             raise InputError(f"precision {precision!r} is unknown: use bf16, int8 or f32")
-        if token_budget < 1:
-            raise InputError(f"token_budget is {token_budget}: use 1 or more")
+        if not isinstance(token_budget, int) or token_budget < 1:
+            raise InputError(f"token_budget is {token_budget!r}: use a whole number from 1 on")
         self._folder = Path(folder)
         self._precision = precision
         self._token_budget = token_budget
+        self._process = os.getpid()
         missing = [f for f in _FILES if not (self._folder / f).is_file()]
         if missing:
             raise EmbedderError(
@@ -100,6 +102,7 @@ class OpenVINOEmbedder(Embedder):
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import numpy as np
 
+        self._notice_fork()
         limit = self.info.max_length
         ids = [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
         ids = [i if len(i) <= limit else [*i[: limit - 1], i[-1]] for i in ids]
@@ -124,6 +127,13 @@ class OpenVINOEmbedder(Embedder):
             for done in [pool.submit(work) for _ in range(thread_count())]:
                 done.result()
         return out
+
+    def _notice_fork(self) -> None:
+        """Compile anew in a forked process: the parent's graphs wait for threads that did not come along."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            # Kept, not freed: to free a graph is to wait for its threads.
+            self._left_behind = [self.__dict__.pop(n, None) for n in ("_query_graph", "_batch_graph")]
 
     def _padded(self, ids: list[list[int]], rows: list[int], multiple: int = 1) -> dict[int, Any]:
         import numpy as np

@@ -21,6 +21,7 @@ from embedkit.tasks import Task, dump_tasks
 from embedkit_indexes import durable, faiss_engine
 from embedkit_indexes import manifest as manifests
 from embedkit_indexes.corpus.chunking import ChunkConfig, ChunkReport, chunk_documents
+from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.language import detect_language
 from embedkit_indexes.corpus.options import ReadReport
 from embedkit_indexes.corpus.records import Document, Skipped
@@ -242,8 +243,13 @@ class _Run:
             writer.close()
 
     def _with_language(self, documents: Iterable[Document]) -> Iterator[Document]:
+        seen = Seen()
         for number, given in enumerate(documents):
             _check_document(given, number)
+            if seen.first(given.id, given.id) is not None:
+                raise InputError(
+                    f"document {number} has the id {given.id!r:.60} of an earlier one: make ids unique"
+                )
             document = given if given.lang else replace(given, lang=detect_language(given.text, given.title))
             self._languages[document.lang or "und"] += 1
             yield document

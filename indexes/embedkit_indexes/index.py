@@ -108,6 +108,10 @@ class Index:
 
         Raises NotAnIndexError, CorruptIndexError, or FingerprintError where `embedder` is another one.
         """
+        if embedder is not None and not isinstance(embedder, Embedder):
+            raise InputError(
+                f"embedder {embedder!r} is {type(embedder).__name__}: pass an Embedder (get_embedder(name))"
+            )
         path = Path(directory)
         return cls(path, Manifest.read(path), embedder)
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from embedkit import BUILT_IN_TASKS, Embedder, EmbedderInfo, InstructionWarning, Task, Template
 from embedkit.errors import EmbedderError, InputError, UnknownNameError
+from embedkit.tasks import resolve_instruction
 
 
 class Letters(Embedder):
@@ -206,3 +208,25 @@ def test_token_counts(words: Any) -> None:
 
     assert WithTokenizer().count_tokens(["a b c", "a"]) == [5, 3]
     assert Letters().count_tokens(["abcdefgh", "é" * 4, "\ud800"]) == [4, 4, 2]
+
+
+def test_a_failing_plug_in_is_named() -> None:
+    """An exception inside `_embed` becomes an EmbedderError that names the embedder, the text and the cause."""
+
+    class Failing(Embedder):
+        info = EmbedderInfo(name="mine", dim=2, max_length=8, pooling="none", weights="w")
+
+        def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            raise KeyError("weights")
+
+    with pytest.raises(
+        EmbedderError, match=r"'mine' failed on 1 texts, the first being 'tide': KeyError: 'weights'"
+    ):
+        Failing().encode_document(["tide"])
+
+
+@pytest.mark.parametrize(("task", "instruction"), [(5, None), (None, 5), (["qa"], None)])
+def test_tasks_of_a_wrong_type_are_refused(task: Any, instruction: Any) -> None:
+    """A task that is neither a name nor a Task, and an instruction that is no string, are InputErrors."""
+    with pytest.raises(InputError, match="int|list"):
+        resolve_instruction(task, instruction)

@@ -155,3 +155,24 @@ def test_unknown_models_and_options_are_refused() -> None:
     for option in ("device", "dtype", "max_length"):
         with pytest.raises(UnknownNameError, match=f"{option!r}.*token_budget"):
             get_embedder("bundled", **{option: "cpu"})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_encodes_too(embedder: OpenVINOEmbedder) -> None:
+    """After a batch in the parent, the same object encodes queries and batches in a forked child."""
+    code = (
+        "import os, embedkit\n"
+        "e = embedkit.get_embedder(); texts = [f'tide {i} ' * (i % 40 + 1) for i in range(300)]\n"
+        "expected = e.encode_document(texts); e.encode_query(['tide'])\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    same = (e.encode_document(texts) * expected).sum(axis=1).min() > 0.999 and len(e.encode_query(['x'])) == 1\n"
+        "    os._exit(0 if same else 3)\n"
+        "print(os.waitpid(child, 0)[1])\n"
+        "assert (e.encode_document(texts) * expected).sum(axis=1).min() > 0.999\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

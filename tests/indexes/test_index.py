@@ -477,3 +477,19 @@ def test_what_is_no_document_is_named(
     with pytest.raises(InputError, match=message):
         Index.build(tmp_path / "i", [Document("0", "fine"), document], embedder)
     assert not (tmp_path / "i" / "embedkit.json").exists()
+
+
+def test_duplicate_ids_from_a_program_are_refused(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """Two Documents with one id are refused with the id, and nothing is stored."""
+    with pytest.raises(InputError, match="document 2 has the id 'a' of an earlier one"):
+        Index.build(tmp_path / "i", [Document("a", "x"), Document("b", "y"), Document("a", "z")], embedder)
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_name_in_place_of_an_embedder_is_refused(
+    tmp_path: Path, embedder: HashEmbedder, documents: Documents
+) -> None:
+    """`Index.open(directory, "bundled")` says what to pass."""
+    Index.build(tmp_path / "i", documents, embedder)
+    with pytest.raises(InputError, match="get_embedder"):
+        Index.open(tmp_path / "i", "bundled")  # type: ignore[arg-type]

@@ -49,16 +49,22 @@ class ChunkConfig:
             raise InputError(f"overlap_tokens is {self.overlap_tokens}: give a number from 0 on")
         if self.overlap_tokens < 0:
             raise InputError(f"overlap_tokens {self.overlap_tokens} is negative: give 0 or more")
-        if self.max_tokens is not None and self.overlap(self.max_tokens) > self.max_tokens // 2:
+        if self.max_tokens is not None:
+            self._check_overlap(self.max_tokens)
+
+    def _check_overlap(self, budget: int) -> None:
+        if self.overlap(budget) > budget // 2:
             raise InputError(
-                f"overlap_tokens {self.overlap_tokens} is more than half of max_tokens {self.max_tokens}: "
-                "every word would be embedded several times; lower it"
+                f"overlap_tokens {self.overlap_tokens} is more than half of a chunk's {budget} tokens: every word "
+                "would be embedded several times; lower it"
             )
 
     def budget(self, info: EmbedderInfo) -> int:
         """Return the tokens that a chunk may have under this embedder. Raises InputError beyond its `max_length`."""
         if self.max_tokens is None:
-            return min(info.max_length, _DEFAULT_TOKENS)
+            budget = min(info.max_length, _DEFAULT_TOKENS)
+            self._check_overlap(budget)
+            return budget
         if self.max_tokens > info.max_length:
             raise InputError(
                 f"max_tokens {self.max_tokens} is more than {info.name} sees of a text ({info.max_length}): lower it"

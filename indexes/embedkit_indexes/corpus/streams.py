@@ -63,11 +63,9 @@ def bytes_of(path: Path | None, name: str, options: ReadOptions) -> bytes:
     stream = open_source(path)
     try:
         data = stream.read(limit + 1)
-        size = len(data)
-        if size > limit:
-            while more := stream.read(_GULP):
-                size += len(more)
-            raise _too_large(name, size, limit)
+        if len(data) > limit:
+            # Not read to its end to be counted: a pipe may have none, and a small gzip file may hold much.
+            raise _too_large(name, None, limit)
     finally:
         if path is not None:
             stream.close()
@@ -145,10 +143,9 @@ def _bom(data: bytes) -> str | None:
     return next((encoding for mark, encoding in _BOMS if data.startswith(mark)), None)
 
 
-def _too_large(name: str, size: int, limit: int, line: int | None = None) -> Problem:
-    return Problem(
-        "too large", name, f"{size:,} bytes, over the limit of {limit:,} (max_document_bytes)", line
-    )
+def _too_large(name: str, size: int | None, limit: int, line: int | None = None) -> Problem:
+    told = "more bytes than" if size is None else f"{size:,} bytes, over"
+    return Problem("too large", name, f"{told} the limit of {limit:,} (max_document_bytes)", line)
 
 
 def _undecodable(error: UnicodeDecodeError, name: str) -> Problem:
