@@ -58,6 +58,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/index_build.py
 	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/static.py
+	$(BIN)/python benchmarks/language_detection.py
 
 gpu-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m gpu

@@ -41,7 +41,7 @@ def records(limit: int) -> Iterator[dict[str, str]]:
     while number < limit:
         for i, stream in enumerate(streams):
             row = json.loads(next(stream))
-            yield {"_id": f"{i}-{number}", "title": row["title"], "text": f"{row['text']} {number}"}
+            yield {"_id": f"{i}-{number}", "title": row.get("title", ""), "text": f"{row['text']} {number}"}
             number += 1
             if number == limit:
                 return

@@ -163,6 +163,9 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments.names[0], arguments.data)))
         return
+    if not (arguments.data / "eval").is_dir():
+        print("language_detection.py: skipped, set EMBEDKIT_DATA to a folder that holds eval/")
+        return
     results = []
     for name in arguments.names or DETECTORS:
         try:

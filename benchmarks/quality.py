@@ -111,7 +111,8 @@ def main() -> None:
     parser.add_argument("--doc-lang", default="en")
     arguments = parser.parse_args()
     if "EMBEDKIT_DATA" not in os.environ:
-        sys.exit("set EMBEDKIT_DATA to the folder that holds eval/xquad")
+        print("quality.py: skipped, set EMBEDKIT_DATA to the folder that holds eval/xquad")
+        return
     folder = Path(os.environ["EMBEDKIT_DATA"]) / "eval" / arguments.set
     langs = (arguments.query_lang, arguments.doc_lang)
     rows = {

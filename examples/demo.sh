@@ -2,6 +2,7 @@
 # What embedkit is for, in a minute: index a corpus once, then change only the task.
 set -eu
 : "${EMBEDKIT:=embedkit}"
+: "${DEMO_INDEX:=demo-index}"
 cd "$(dirname "$0")/.."
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -13,21 +14,21 @@ run() {
 }
 
 say "1. Index once: 313 short documents in 17 languages, and code."
-run index examples/corpus -o demo-index --force
+run index examples/corpus -o "$DEMO_INDEX" --force
 
 say "2. Ask. The query alone is encoded; the documents were embedded bare."
-run search demo-index "my bicycle tyre is flat, what now?" -k 3
+run search "$DEMO_INDEX" "my bicycle tyre is flat, what now?" -k 3
 
 say "3. Change only the task: same index, same query, other answers."
-run search demo-index "When am I not allowed to castle in chess?" --task qa --task code -k 2
-run search demo-index "Wild yeast and lactic acid bacteria live together in a sourdough starter." \
+run search "$DEMO_INDEX" "When am I not allowed to castle in chess?" --task qa --task code -k 2
+run search "$DEMO_INDEX" "Wild yeast and lactic acid bacteria live together in a sourdough starter." \
     --task paraphrase --task bitext -k 2
 
 say "4. What was really encoded? The instruction stands before the query, nowhere else."
-run explain demo-index "When am I not allowed to castle in chess?" --task code
+run explain "$DEMO_INDEX" "When am I not allowed to castle in chess?" --task code
 
 say "5. Your own sentence is a task too; and one language can be asked for."
-run search demo-index "How do I undo my last git commit?" --instruction "Find German notes on git" --lang de -k 2
+run search "$DEMO_INDEX" "How do I undo my last git commit?" --instruction "Find German notes on git" --lang de -k 2
 
 say "6. How good is it? The corpus scores itself, task by task."
 run eval examples/corpus --no-pairs
