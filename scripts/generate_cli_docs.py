@@ -23,8 +23,7 @@ terminal alone. Every command that prints results prints them as JSON with `--js
 | --- | --- |
 | 0 | done |
 | 1 | a bug in embedkit; run the same command with `--debug` and report it |
-| 2 | something to put right: bad input, a full disk, or a problem that `doctor` found; one sentence says what |
-| 130 | stopped with Ctrl-C; nothing that was stored is lost |
+| 2 | not done, and one sentence says why: bad input, a full disk, Ctrl-C, a problem that `doctor` found; nothing that was stored is lost |
 
 | variable | meaning |
 | --- | --- |

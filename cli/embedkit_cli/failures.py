@@ -10,7 +10,7 @@ import click
 from embedkit.errors import EmbedkitError
 from embedkit_cli.output import printable
 
-BUG, INPUT, INTERRUPTED = 1, 2, 130
+BUG, INPUT = 1, 2
 
 
 def report(error: BaseException, debug: bool = False) -> int:
@@ -20,7 +20,7 @@ def report(error: BaseException, debug: bool = False) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        return _say("interrupted: nothing that was stored is lost; run the same command again", INTERRUPTED)
+        return _say("interrupted: nothing that was stored is lost; run the same command again", INPUT)
     if isinstance(error, click.ClickException):
         return _say(_usage(error), INPUT)
     if isinstance(error, EmbedkitError):

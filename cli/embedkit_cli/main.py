@@ -1,7 +1,7 @@
 """The command `embedkit`: find the subcommand, run it, turn every failure into one sentence and an exit code.
 
-Exit codes: 0 done · 1 a bug in embedkit · 2 something to put right (bad input, or a problem that `doctor`
-found) · 130 stopped with Ctrl-C. `embedkit --help` imports click and this file, nothing else of ours.
+Exit codes: 0 done · 1 a bug in embedkit · 2 not done, one sentence says why (bad input, Ctrl-C, a problem that
+`doctor` found). `embedkit --help` imports click and this file, nothing else of ours.
 """
 
 from __future__ import annotations

@@ -59,6 +59,11 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def was_given(name: str) -> bool:
+    """Say whether the running command's option was written out, not left at its default."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 def check_question(query: str | None, names: Sequence[str], instruction: str | None, k: int) -> None:
     """Raise InputError for what no search can be asked: an empty query, k < 1, two instructions, broken text."""
     from embedkit.errors import InputError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embedkit_cli.options import check_question, common, tasks_file
+from embedkit_cli.options import check_question, common, tasks_file, was_given
 from embedkit_cli.output import note, print_json, untrained_note
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def search(
         raise InputError("give one query or --queries FILE" + (", not both" if query is not None else ""))
     check_question(query, names, instruction, k)
     index = Index.open(directory)
+    if k > len(index) and was_given("k"):
+        raise InputError(f"-k {k} is more than {directory} holds: ask for {len(index)} or fewer")
     book = TaskBook(tasks_path, index.tasks)
     tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]
     if queries_path is not None:

@@ -117,7 +117,7 @@ _PRESETS = (
     Preset(
         "gte",
         "GTE: mean, no prefix (arXiv 2308.03281)",
-        r"(^|/)gte-(small|base|large)(-zh)?$",
+        r"(^|/)gte-(small|base|large)$",
         "mean",
         _prefixed(),
         max_length=512,
@@ -161,7 +161,7 @@ _PRESETS = (
     ),
     Preset(
         "simcse",
-        "SimCSE: CLS, no prefix",
+        "SimCSE: CLS, no prefix, without the pooler that the supervised models were published with",
         r"simcse",
         "cls",
         _prefixed(),

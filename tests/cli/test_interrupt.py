@@ -1,4 +1,4 @@
-"""Ctrl-C while `embedkit index` runs: one line, exit code 130, and what was stored stays searchable."""
+"""Ctrl-C while `embedkit index` runs: one line, exit code 2, and what was stored stays searchable."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _start(plug_in: Path, *arguments: object, **options: object) -> subprocess.P
 
 
 def test_interrupting_a_build_keeps_the_index_that_was_there(run: Run, plug_in: Path, tmp_path: Path) -> None:
-    """SIGINT in mid-embedding: exit code 130, one line, no traceback; the old index answers as before."""
+    """SIGINT in mid-embedding: exit code 2, one line, no traceback; the old index answers as before."""
     env = {"PYTHONPATH": str(plug_in)}
     (tmp_path / "one.jsonl").write_text('{"_id": "old", "text": "the first version"}\n')
     first = run("index", tmp_path / "one.jsonl", "-o", tmp_path / "i", "--embedder", "slow", env=env)
@@ -86,7 +86,7 @@ def test_interrupting_a_build_keeps_the_index_that_was_there(run: Run, plug_in: 
     _await(mark.exists)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stdout) == (130, b"")
+    assert (process.returncode, stdout) == (2, b"")
     assert (
         stderr.decode().strip() == "interrupted: nothing that was stored is lost; run the same command again"
     )
@@ -102,7 +102,7 @@ def test_an_interrupted_first_build_can_be_run_again(run: Run, plug_in: Path, tm
     _await(mark.exists)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 2
     env = {"PYTHONPATH": str(plug_in)}
     assert run("info", tmp_path / "i", env=env).returncode == 2
     again = run(*build, "--json", env=env)

@@ -134,11 +134,21 @@ def test_lang_finds_documents_of_that_language_alone(invoke: Invoke, sample_inde
     assert [h["lang"] for h in found["hits"]] == ["de"] * 5
 
 
-def test_k_larger_than_the_corpus_gives_all(invoke: Invoke, sample_index: Path) -> None:
-    """With k beyond the corpus every chunk comes once."""
+def test_k_larger_than_the_corpus_is_refused(invoke: Invoke, sample_index: Path) -> None:
+    """With k of all chunks every one comes once; one more is refused with the number that there are."""
     chunks = json.loads(invoke("info", sample_index, "--json").stdout)["chunks"]
-    hits = json.loads(invoke("search", sample_index, QUERY, "-k", 100_000, "--json").stdout)["hits"]
+    hits = json.loads(invoke("search", sample_index, QUERY, "-k", chunks, "--json").stdout)["hits"]
     assert len(hits) == chunks == len({(h["document_id"], h["position"]) for h in hits})
+    refused = invoke("search", sample_index, QUERY, "-k", chunks + 1)
+    assert refused.exit_code == 2
+    assert refused.stderr.endswith(f"holds: ask for {chunks} or fewer\n")
+
+
+def test_the_default_k_fits_any_index(invoke: Invoke, tmp_path: Path, words: Path) -> None:
+    """An index of one document is searched without saying how many hits there can be."""
+    (tmp_path / "a.txt").write_text("The tide comes in twice a day.")
+    assert invoke("index", tmp_path / "a.txt", "-o", tmp_path / "i", "--embedder", words).exit_code == 0
+    assert len(json.loads(invoke("search", tmp_path / "i", "tide", "--json").stdout)["hits"]) == 1
 
 
 @pytest.mark.parametrize(
