@@ -214,7 +214,7 @@ def test_python_code_compiles(docs: Records) -> None:
     """The Python documents are valid Python."""
     for doc in docs.values():
         if doc["lang"] == "python":
-            compile(doc["text"], doc["_id"], "exec")
+            assert compile(doc["text"], doc["_id"], "exec") is not None
 
 
 def test_readme_counts(docs: Records, queries: Records, qrels: Qrels) -> None:

@@ -50,7 +50,7 @@ class RandomEmbedder(Embedder):
         return out
 
 
-def kill_at_random(tmp_path: Path, embedder: HashEmbedder, documents: list[Document], times: int) -> None:
+def check_kills(tmp_path: Path, embedder: HashEmbedder, documents: list[Document], times: int) -> None:
     """SIGKILL a rebuild at random moments: what is there is always whole, the old index or the new one."""
     place = tmp_path / "i"
     Index.build(place, documents, embedder)
@@ -79,16 +79,16 @@ def kill_at_random(tmp_path: Path, embedder: HashEmbedder, documents: list[Docum
 
 def test_kills_in_miniature(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]) -> None:
     """Three rebuilds killed at seeded moments leave a whole index each time."""
-    kill_at_random(tmp_path, embedder, documents, 3)
+    check_kills(tmp_path, embedder, documents, 3)
 
 
 @pytest.mark.soak
 def test_kills(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]) -> None:
     """A hundred rebuilds killed at seeded moments leave a whole index each time."""
-    kill_at_random(tmp_path, embedder, documents, 100)
+    check_kills(tmp_path, embedder, documents, 100)
 
 
-def flip_bytes(tmp_path: Path, embedder: HashEmbedder, documents: list[Document], times: int) -> None:
+def check_flips(tmp_path: Path, embedder: HashEmbedder, documents: list[Document], times: int) -> None:
     """Flip a random bit of a random file: `verify` names the file, whichever it is."""
     place = tmp_path / "i"
     Index.build(place, documents, embedder, exact_limit=50)
@@ -112,13 +112,13 @@ def flip_bytes(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]
 
 def test_flips_in_miniature(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]) -> None:
     """Twenty seeded bit flips are all found."""
-    flip_bytes(tmp_path, embedder, documents, 20)
+    check_flips(tmp_path, embedder, documents, 20)
 
 
 @pytest.mark.soak
 def test_flips(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]) -> None:
     """Two thousand seeded bit flips are all found."""
-    flip_bytes(tmp_path, embedder, documents, 2000)
+    check_flips(tmp_path, embedder, documents, 2000)
 
 
 def load(folder: str, count: int, exact_limit: int, budget_mib: int) -> None:
@@ -138,7 +138,7 @@ def load(folder: str, count: int, exact_limit: int, budget_mib: int) -> None:
     assert np.mean([r.hits[0].document_id == f"d{i}" for r, i in zip(found, asked, strict=True)]) >= 0.99
 
 
-def load_apart(folder: Path, count: int, exact_limit: int, budget_mib: int) -> None:
+def check_load(folder: Path, count: int, exact_limit: int, budget_mib: int) -> None:
     """Run `load` in a process of its own, whose peak of memory is its own too."""
     code = f"from tests.indexes.test_soak import load; load({str(folder)!r}, {count}, {exact_limit}, {budget_mib})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -147,16 +147,16 @@ def load_apart(folder: Path, count: int, exact_limit: int, budget_mib: int) -> N
 
 def test_load_in_miniature(tmp_path: Path) -> None:
     """Twenty thousand documents through a trained index: each finds itself, memory stays small."""
-    load_apart(tmp_path / "i", 20_000, 5_000, 150)
+    check_load(tmp_path / "i", 20_000, 5_000, 150)
 
 
 @pytest.mark.soak
 def test_load(tmp_path: Path) -> None:
     """A million documents through a trained index: each finds itself, within 1.5 GiB."""
-    load_apart(tmp_path / "i", 1_000_000, 100_000, 1536)
+    check_load(tmp_path / "i", 1_000_000, 100_000, 1536)
 
 
-def many_threads(times: int) -> None:
+def check_threads(times: int) -> None:
     """Encode from eight threads at once, embedders coming and going: same vectors, no deadlock."""
     texts = [f"The tide comes in at {i} o'clock, " * (1 + i % 7) for i in range(60)]
     expected = get_embedder("bundled").encode_document(texts)
@@ -180,10 +180,10 @@ def many_threads(times: int) -> None:
 
 def test_threads_in_miniature() -> None:
     """Two embedders in turn, eight threads each."""
-    many_threads(2)
+    check_threads(2)
 
 
 @pytest.mark.soak
 def test_threads() -> None:
     """Two hundred embedders in turn, eight threads each."""
-    many_threads(200)
+    check_threads(200)
