@@ -65,7 +65,8 @@ def search(
         raise InputError("give one query or --queries FILE" + (", not both" if query is not None else ""))
     check_question(query, names, instruction, k)
     index = Index.open(directory)
-    if k > len(index) and was_given("k"):
+    # The depth of a run is a ceiling, one query's k is a wish.
+    if query is not None and k > len(index) and was_given("k"):
         raise InputError(f"-k {k} is more than {directory} holds: ask for {len(index)} or fewer")
     book = TaskBook(tasks_path, index.tasks)
     tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]

@@ -10,6 +10,7 @@ import pytest
 
 from embedkit.embedders.packing import PackedBert
 from embedkit.embedders.transformer import TransformerEmbedder
+from embedkit.errors import EmbedderError
 from tests.embedkit.tiny_models import BERT, TEXTS, XLMR, plain_model, save_model
 
 torch = pytest.importorskip("torch", reason="needs the extra [torch]")
@@ -86,7 +87,7 @@ def test_threads_change_no_vector_and_no_setting(tmp_path: Path) -> None:
         assert torch.get_num_threads() == 3
         encoder: Any = shared._backend
         encoder.run_batch.forward = lambda batch: 1 / 0
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(EmbedderError, match="ZeroDivisionError"):
             shared.encode_document(TEXTS)
         assert torch.get_num_threads() == 3
     finally:
