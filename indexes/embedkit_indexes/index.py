@@ -242,24 +242,18 @@ class Index:
         self, query: str, *, task: str | Task | None = None, instruction: str | None = None, k: int = 10
     ) -> dict[str, Any]:
         """Say in plain values what is encoded for a query (string, tokens) and how it is searched."""
-        found = self._resolve(task)
-        self._load()
-        embedder = self.embedder
-        sentence = embedder.instruction_for(found, instruction)
-        # Encoded for real, so that what cannot be asked cannot be explained either.
-        embedder.encode_query([query], found, instruction)
-        encoded = embedder.render_query(query, found, instruction)
-        count = embedder.count_tokens([encoded])[0]
-        tokenizer = embedder.tokenizer
+        # Searched for real: what is told is what a search does, and what cannot be asked cannot be explained.
+        found = next(self._find([query], task, instruction, k, None))
+        tokenizer = self.embedder.tokenizer
         return {
             "query": query,
-            "task": self._task_name(found, instruction),
-            "instruction": sentence,
-            "obeys": sentence is None or embedder.info.instruction_trained,
-            "encoded": encoded,
-            "tokens": tokenizer.encode(encoded).tokens if tokenizer is not None else None,
-            "token_count": count,
-            "truncated": max(0, count - embedder.info.max_length),
+            "task": found.task,
+            "instruction": found.instruction,
+            "obeys": found.obeys,
+            "encoded": found.encoded,
+            "tokens": tokenizer.encode(found.encoded).tokens if tokenizer is not None else None,
+            "token_count": self.embedder.count_tokens([found.encoded])[0],
+            "truncated": found.truncated,
             "embedder": {**self.manifest.embedder, "fingerprint": self.manifest.fingerprint},
             "plan": {**self._engine.plan(k), "threads": thread_count()},
         }

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from embedkit.errors import CorruptIndexError, InputError
 from embedkit_indexes.corpus.fields import json_value
 from embedkit_indexes.corpus.records import Chunk
-from embedkit_indexes.durable import sync_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +69,7 @@ class SegmentWriter:
         self.rows += len(chunks)
 
     def finish(self) -> NDArray[np.float32]:
-        """Close the files, force them to disk and return the vectors, float32 [rows, dim], mapped."""
+        """Close the files and return the vectors, float32 [rows, dim], mapped."""
         import numpy as np
         import pyarrow as pa
 
@@ -82,8 +81,6 @@ class SegmentWriter:
             f.write_batch(pa.record_batch([column], names=["vector"]))
         del column, flat
         raw.unlink()
-        for name in (CHUNKS, VECTORS):
-            sync_file(self._folder / name)
         return Segment(self._folder).vectors
 
     def close(self) -> None:

@@ -54,6 +54,26 @@ def sample_index(tmp_path_factory: pytest.TempPathFactory, words: Path) -> Path:
 
 
 @pytest.fixture
+def read_terminal() -> Callable[[int], bytes]:
+    """Return a function that reads our end of a pseudo-terminal until the other is closed, and closes it."""
+
+    def read(ours: int) -> bytes:
+        seen = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the terminal's other end is closed
+                break
+            if not part:
+                break
+            seen += part
+        os.close(ours)
+        return seen
+
+    return read
+
+
+@pytest.fixture
 def run() -> Run:
     """Return a function that runs `embedkit` as a process."""
     return _run

@@ -110,7 +110,9 @@ def test_an_interrupted_first_build_can_be_run_again(run: Run, plug_in: Path, tm
     assert json.loads(again.stdout)["documents"] == 313
 
 
-def test_a_terminal_sees_progress(plug_in: Path, tmp_path: Path) -> None:
+def test_a_terminal_sees_progress(
+    plug_in: Path, tmp_path: Path, read_terminal: Callable[[int], bytes]
+) -> None:
     """On a terminal stderr shows documents, a rate and the time left while the build runs."""
     ours, theirs = pty.openpty()
     process = _start(
@@ -118,16 +120,7 @@ def test_a_terminal_sees_progress(plug_in: Path, tmp_path: Path) -> None:
         f"mark={tmp_path / 'm'}", "--embedder-option", "seconds=0.03", stdout=subprocess.PIPE, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # the terminal's other end is closed
-            break
-        if not part:
-            break
-        seen += part
-    os.close(ours)
+    seen = read_terminal(ours)
     stdout, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert b"313 documents" in stdout

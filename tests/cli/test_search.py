@@ -9,6 +9,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -308,7 +309,9 @@ def test_search_json_imports_little(sample_index: Path) -> None:
     }
 
 
-def test_a_terminal_gets_colour_and_a_pipe_does_not(sample_index: Path) -> None:
+def test_a_terminal_gets_colour_and_a_pipe_does_not(
+    sample_index: Path, read_terminal: Callable[[int], bytes]
+) -> None:
     """On a terminal hits are coloured; piped output holds no escape sequence."""
     command = [
         sys.executable,
@@ -325,16 +328,7 @@ def test_a_terminal_gets_colour_and_a_pipe_does_not(sample_index: Path) -> None:
         command, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"}
     )
     os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # the terminal's other end is closed
-            break
-        if not part:
-            break
-        seen += part
-    os.close(ours)
+    seen = read_terminal(ours)
     assert process.wait(60) == 0
     assert b"\x1b[" in seen
 
