@@ -7,10 +7,12 @@ EmbedkitError
 ├── MissingExtraError     (ImportError)      an optional package is missing; names the pip command
 ├── EmbedderError         (RuntimeError)     an embedder broke its promise: NaN, wrong shape, unreadable model
 │   └── ServerError                          a remote embedding server failed after all retries
-└── StoreError            (OSError)          the index directory: disk full, no permission
+├── TrainingError         (RuntimeError)     training went wrong: NaN loss, nothing moved, out of memory
+└── StoreError            (OSError)          a directory that is written: disk full, no permission
     ├── NotAnIndexError                      the directory holds something else
     ├── CorruptIndexError                    a file of the index is missing, truncated or altered
-    └── FingerprintError                     the index was built with another embedder
+    ├── FingerprintError                     the index was built with another embedder
+    └── CheckpointError                      a training checkpoint that is broken or from another config
 """
 
 from __future__ import annotations
@@ -75,8 +77,12 @@ class ServerError(EmbedderError):
     """Report a remote embedding server that failed after all retries."""
 
 
+class TrainingError(EmbedkitError, RuntimeError):
+    """Report training that went wrong: a NaN loss, weights that did not move, memory that does not suffice."""
+
+
 class StoreError(EmbedkitError, OSError):
-    """Report trouble with the index directory: a full disk, a missing permission, a broken file."""
+    """Report trouble with a directory that is written: a full disk, a missing permission, a broken file."""
 
 
 class NotAnIndexError(StoreError):
@@ -89,3 +95,7 @@ class CorruptIndexError(StoreError):
 
 class FingerprintError(StoreError):
     """Report an index that another embedder built."""
+
+
+class CheckpointError(StoreError):
+    """Report a training checkpoint that is broken or that another config wrote."""

@@ -28,10 +28,12 @@ ERRORS = {
     "MissingExtraError": ImportError,
     "EmbedderError": RuntimeError,
     "ServerError": RuntimeError,
+    "TrainingError": RuntimeError,
     "StoreError": OSError,
     "NotAnIndexError": OSError,
     "CorruptIndexError": OSError,
     "FingerprintError": OSError,
+    "CheckpointError": OSError,
 }
 
 
