@@ -1,0 +1,224 @@
+"""The model that is trained: a Hugging Face backbone and a pooling, from token ids to vectors with a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from embedkit.contract import Pooling, Template
+from embedkit.embedders.pooling import pool
+from embedkit.embedders.serving import OpenedFolder, open_folder
+from embedkit.errors import EmbedderError, InputError
+from embedkit_trainer.collate import Inputs
+from embedkit_trainer.packing import use_packing
+
+if TYPE_CHECKING:
+    from embedkit.embedders.tokens import TokenBuilder
+    from embedkit_trainer.config import ModelConfig, Precision
+
+# Right-padded, a causal model's real tokens never see the padding: no mask, and the faster kernel.
+_CAUSAL = ("mistral", "mixtral", "llama", "qwen2", "qwen3", "phi3")
+_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # positions count from padding_idx + 1
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "hidden_dropout",
+    "dropout",
+    "embedding_dropout",
+    "embd_pdrop",
+    "resid_pdrop",
+    "attn_pdrop",
+)
+
+
+class EmbeddingModel(torch.nn.Module):
+    """Embed token ids: `backbone` (transformers, or PEFT around it), then `pooling`; not normalised."""
+
+    def __init__(self, backbone: Any, pooling: Pooling) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pooling = pooling
+        config = backbone.config
+        self._causal = (
+            config.model_type in _CAUSAL
+            and getattr(config, "is_causal", True) is not False
+            and not getattr(config, "use_bidirectional_attention", False)
+            and not getattr(config, "auto_map", None)
+        )
+        self._first_position = int(config.pad_token_id) + 1 if config.model_type in _FROM_PADDING else 0
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        config = self.backbone.config
+        return int(getattr(config, "hidden_size", 0) or config.d_model)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return float32 `[n, dim]` for `n` rows, in their order."""
+        options: dict[str, Any] = {}
+        if inputs.offsets is not None:
+            options["position_ids"] = inputs.positions() + self._first_position
+            options["row_offsets"] = inputs.offsets
+            options["longest_row"] = inputs.longest
+        elif not self._causal and not inputs.full:
+            options["attention_mask"] = inputs.mask()
+        if getattr(self.backbone.config, "use_cache", False):
+            options["use_cache"] = False
+        states: Tensor = self.backbone(input_ids=inputs.ids, return_dict=True, **options).last_hidden_state
+        if inputs.offsets is None:
+            return pool(states, inputs.lengths, self.pooling)
+        return _pool_packed(states[0], inputs, self.pooling)
+
+
+def _pool_packed(states: Tensor, inputs: Inputs, pooling: Pooling) -> Tensor:
+    """Return float32 `[n, dim]` from packed `states` `[tokens, dim]`."""
+    assert inputs.offsets is not None
+    offsets = inputs.offsets.long()
+    if pooling == "cls":
+        return states[offsets[:-1]].float()
+    if pooling == "last":
+        return states[offsets[1:] - 1].float()
+    rows = torch.repeat_interleave(torch.arange(len(inputs.lengths), device=states.device), inputs.lengths)
+    weights = torch.ones(len(states), device=states.device)
+    if pooling == "weightedmean":
+        weights = inputs.positions()[0].float() + 1
+    sums = states.new_zeros((len(inputs.lengths), states.shape[1]), dtype=torch.float32)
+    sums = sums.index_add(0, rows, states.float() * weights[:, None])
+    return sums / torch.zeros_like(sums[:, 0]).index_add(0, rows, weights)[:, None]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Hold a model ready to train and all that turns text into its ids.
+
+    `opened` is what the base folder resolves to; `pooling` and `template` are those in force.
+    """
+
+    model: EmbeddingModel
+    opened: OpenedFolder
+    query_tokens: TokenBuilder
+    document_tokens: TokenBuilder
+
+    @property
+    def template(self) -> Template:
+        """The template in force."""
+        return self.opened.template
+
+
+def load_tokens(
+    config: ModelConfig, query_length: int, document_length: int
+) -> tuple[OpenedFolder, TokenBuilder, TokenBuilder]:
+    """Resolve the base and return it with the token builders of queries and of documents; no weights are read.
+
+    Raises InputError for a length above the model's positions, and EmbedderError where last-token pooling has no
+    EOS to read.
+    """
+    opened = open_folder(
+        config.name,
+        pooling=config.pooling,
+        template=config.template,
+        max_length=max(query_length, document_length),
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        default_template=Template(),
+    )
+    if opened.folder.dense:
+        raise InputError(
+            f"{config.name} ends in a Dense layer, which is not trained here: name its base model"
+        )
+    room = len(opened.tokens.prefix) + len(opened.tokens.suffix)
+    for side, length in (("query", query_length), ("document", document_length)):
+        if length <= room:
+            raise InputError(f"{side}_length {length} leaves no room for text: {room} tokens are special")
+    if opened.pooling == "last" and not opened.tokens.suffix:
+        raise EmbedderError(f"last-token pooling needs an EOS token, and {config.name} has none")
+    return (
+        opened,
+        replace(opened.tokens, max_length=query_length),
+        replace(opened.tokens, max_length=document_length),
+    )
+
+
+def load_model(
+    config: ModelConfig,
+    query_length: int,
+    document_length: int,
+    *,
+    precision: Precision = "float32",
+    device: torch.device | str = "cpu",
+    packing: bool = False,
+) -> LoadedModel:
+    """Load the base's weights and put the adapter of `config.tuning` on them.
+
+    What is trained stays in float32, whatever the arithmetic; the frozen weights under an adapter are kept in
+    bfloat16 where that is the arithmetic of a GPU.
+    """
+    opened, queries, documents = load_tokens(config, query_length, document_length)
+    device = torch.device(device)
+    frozen = config.tuning != "full" and precision == "bfloat16" and device.type == "cuda"
+    if config.tuning == "qlora":
+        from embedkit_trainer.adapters import load_quantized
+
+        backbone = load_quantized(
+            str(opened.folder.model), device, trust_remote_code=config.trust_remote_code
+        )
+    else:
+        backbone = load_backbone(opened, torch.bfloat16 if frozen else torch.float32, config)
+    if packing:
+        use_packing(backbone)
+    if config.tuning != "full":
+        from embedkit_trainer.adapters import add_lora
+
+        backbone = add_lora(backbone, config.lora)
+    model = EmbeddingModel(backbone, opened.pooling)
+    if config.tuning != "qlora":
+        model = model.to(device)
+    return LoadedModel(model.train(), opened, queries, documents)
+
+
+def load_backbone(opened: OpenedFolder, dtype: torch.dtype, config: ModelConfig) -> Any:
+    """Return the transformers model of an opened folder, an adapter that lies there merged into it."""
+    from transformers import AutoConfig, AutoModel
+
+    folder = str(opened.folder.model)
+    try:
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        if getattr(settings, "is_encoder_decoder", False):
+            raise InputError(
+                f"{config.name} is an encoder-decoder: only encoders and decoders are trained here"
+            )
+        _set_dropout(settings, config.dropout)
+        options = {"attn_implementation": config.attention} if config.attention else {}
+        backbone = AutoModel.from_pretrained(
+            folder, config=settings, dtype=dtype, trust_remote_code=config.trust_remote_code, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise EmbedderError(f"the model in {folder} cannot be loaded: {e}") from e
+    if opened.adapter is not None:
+        from peft import PeftModel
+
+        backbone = PeftModel.from_pretrained(backbone, str(opened.adapter)).merge_and_unload()
+    if any(p.is_meta for p in backbone.parameters()):
+        raise EmbedderError(f"the model in {folder} lacks weights that its config asks for")
+    _drop_pooler(backbone)
+    return backbone
+
+
+def _set_dropout(settings: Any, rate: float | None) -> None:
+    if rate is None:
+        return
+    for name in _DROPOUTS:
+        if isinstance(getattr(settings, name, None), int | float):
+            setattr(settings, name, rate)
+
+
+def _drop_pooler(backbone: Any) -> None:
+    # BERT's pooler reads the states that are pooled here, and would stay without a gradient (DDP waits for it).
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None

@@ -1,0 +1,136 @@
+"""Attention over rows packed end to end: torch's varlen kernel on CUDA, the same sums row by row on a CPU.
+
+It is registered with transformers under the name `embedkit_varlen`, so that any model that goes through
+transformers' attention interface (the decoders, and BERT-like encoders) runs packed without a change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+ATTENTION = "embedkit_varlen"
+
+
+def register() -> None:
+    """Make the attention known to transformers; calling it again changes nothing."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION, packed_attention)
+    AttentionMaskInterface.register(ATTENTION, _no_mask)
+
+
+def use_packing(backbone: Any) -> None:
+    """Switch a transformers model to packed attention.
+
+    Raises InputError for an architecture that attends in its own way, and for attention dropout, which the kernel
+    does not have.
+    """
+    register()
+    config = backbone.config
+    rate = float(
+        getattr(config, "attention_dropout", None)
+        or getattr(config, "attention_probs_dropout_prob", None)
+        or 0.0
+    )
+    if rate:
+        raise InputError(
+            f"packing has no attention dropout, and {config.model_type} asks for {rate}: set model.dropout = 0, "
+            "or packing = false"
+        )
+    if not getattr(type(backbone), "_supports_attention_backend", False):
+        raise InputError(
+            f"{type(backbone).__name__} cannot attend over packed rows (no attention interface): "
+            "set packing = false"
+        )
+    backbone.set_attn_implementation(ATTENTION)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    row_offsets: Tensor | None = None,
+    longest_row: int = 0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each packed row: `query` `[1, heads, tokens, width]`, offsets int32 `[n + 1]`.
+
+    Keys and values may have fewer heads (grouped queries). Returns `[1, tokens, heads, width]`, as transformers'
+    interface asks, and no weights.
+    """
+    del attention_mask, dropout
+    if row_offsets is None:
+        raise RuntimeError("packed attention was called without the rows' offsets")
+    causal = bool(getattr(module, "is_causal", False))
+    window = (-1, -1)
+    if causal:
+        window = (sliding_window - 1 if sliding_window else -1, 0)
+    rows = _Rows(row_offsets, longest_row, scaling, window)
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    attend = _varlen if q.is_cuda else _by_row
+    return attend(q, k, v, rows)[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where the packed rows lie, and how each attends: `window` is (left, right), -1 for no bound."""
+
+    offsets: Tensor
+    longest: int
+    scale: float | None
+    window: tuple[int, int]
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        q, k, v, rows.offsets, rows.offsets, rows.longest, rows.longest,
+        scale=rows.scale, window_size=rows.window, enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _by_row(q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
+    """Attend row by row; what the kernel computes, for machines without it."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    left, right = rows.window
+    parts = []
+    for start, end in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True):
+        length = end - start
+        mask = None
+        if 0 <= left < length - 1:
+            distance = torch.arange(length)[:, None] - torch.arange(length)
+            mask = (distance >= 0) & (distance <= left)
+        one_q, one_k, one_v = (t[start:end].transpose(0, 1)[None] for t in (q, k, v))
+        part = scaled_dot_product_attention(
+            one_q,
+            one_k,
+            one_v,
+            attn_mask=mask,
+            is_causal=mask is None and right == 0,
+            scale=rows.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        parts.append(part[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Stand in for transformers' mask: the offsets keep the rows apart."""
