@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from embedkit.errors import InputError
 
-Pooling = Literal["mean", "cls", "last", "none"]
+Pooling = Literal["mean", "weightedmean", "cls", "last", "none"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # Right-padded, a causal model's real tokens never see the padding: it needs no mask, and runs faster without.
 _CAUSAL = ("mistral", "mixtral", "llama", "qwen2", "qwen3", "phi3")
-_MERGE_COSINE = 0.9999
 _MERGE_LIMIT = 2_000_000_000  # parameters; above it an adapter stays beside the weights (memory)
 
 
@@ -187,30 +186,11 @@ def _adapted(model: Any, adapter: str, dtype: torch.dtype) -> Any:
             f"the adapter in {adapter} changes nothing (every lora_B is zero): it was not trained, "
             "or its weights carry other names than this model's layers"
         )
-    return _merged(wrapped).to(dtype) if small else wrapped.to(dtype)
+    if not small:
+        return wrapped.to(dtype)
+    from embedkit.embedders.merging import merge_adapter
 
-
-def _merged(wrapped: Any) -> Any:
-    """Merge an adapter into its float32 model; raise EmbedderError where that changes what the model computes."""
-    import torch
-
-    ids = torch.arange(1, 17)[None] % wrapped.get_input_embeddings().num_embeddings
-
-    def states(model: Any) -> Tensor:
-        with torch.inference_mode():
-            found: Tensor = model(input_ids=ids, return_dict=True).last_hidden_state[0]
-        return found
-
-    wrapped.eval()
-    before = states(wrapped)
-    merged = wrapped.merge_and_unload()
-    least = float(torch.cosine_similarity(before, states(merged), dim=-1).min())
-    if not least >= _MERGE_COSINE:
-        raise EmbedderError(
-            f"merging the adapter changes the model's states (cosine {least:.4f}, at least {_MERGE_COSINE} expected): "
-            "save the merged model with peft, and open that"
-        )
-    return merged
+    return merge_adapter(wrapped).to(dtype)
 
 
 def _needs_no_mask(config: Any) -> bool:

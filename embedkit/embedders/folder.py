@@ -20,7 +20,12 @@ _OLD_POOLING_KEYS: Mapping[str, str] = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-_POOLINGS: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+_POOLINGS: Mapping[str, Pooling] = {
+    "mean": "mean",
+    "weightedmean": "weightedmean",
+    "cls": "cls",
+    "lasttoken": "last",
+}
 _QUERY_NAMES = ("query",)
 _DOCUMENT_NAMES = ("document", "passage", "corpus")
 _ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
@@ -188,7 +193,9 @@ def _pooling(folder: Path) -> Pooling:
         modes = [mode for key, mode in _OLD_POOLING_KEYS.items() if config.get(key)]
     modes = [modes] if isinstance(modes, str) else list(modes) or ["mean"]
     if len(modes) != 1 or modes[0] not in _POOLINGS:
-        raise InputError(f"{folder} pools by {' and '.join(modes)}: only mean, cls or lasttoken is read here")
+        raise InputError(
+            f"{folder} pools by {' and '.join(modes)}: only {', '.join(_POOLINGS)} are read here"
+        )
     if config.get("include_prompt") is False:
         raise InputError(f"{folder} leaves the prompt out of the pooling, which is not read here")
     return _POOLINGS[modes[0]]

@@ -1,4 +1,4 @@
-"""From token states to one vector a text: mean, CLS or last token."""
+"""From token states to one vector a text: mean, position-weighted mean, CLS or last token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 def pool(states: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
     """Return float32 `[n, dim]` from right-padded `states` `[n, length, dim]`.
 
-    `lengths` `[n]` counts the real tokens of each row, special ones included; sums run in float32.
+    `lengths` `[n]` counts the real tokens of each row, special ones included; sums run in float32. "weightedmean"
+    weighs the token at position i (from 1) by i, for decoders, whose later states have seen more (SGPT,
+    arXiv 2202.08904, section 3.1; sentence-transformers' mode of that name).
     """
     import torch
 
@@ -23,5 +25,7 @@ def pool(states: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
         rows = torch.arange(states.shape[0], device=states.device)
         return states[rows, lengths - 1].float()
     positions = torch.arange(states.shape[1], device=states.device)
-    real = (positions < lengths[:, None]).float()
-    return (states.float() * real[..., None]).sum(1) / lengths[:, None]
+    weights = (positions < lengths[:, None]).float()
+    if pooling == "weightedmean":
+        weights = weights * (positions + 1)
+    return (states.float() * weights[..., None]).sum(1) / weights.sum(1, keepdim=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedkit.embedders.encoder import EncoderSpec
     from embedkit.embedders.tokens import TokenBuilder
 
+POOLINGS = ("mean", "weightedmean", "cls", "last")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -41,7 +42,7 @@ class ModelCodeWarning(UserWarning):
 
 
 class TransformerEmbedder(Embedder):
-    """Embed with a transformer: last-token, mean or CLS pooling, an optional PEFT adapter, CPU or CUDA."""
+    """Embed with a transformer: last-token, (weighted) mean or CLS pooling, an optional PEFT adapter, CPU or CUDA."""
 
     window: ClassVar[int] = 2048
 
@@ -135,8 +136,8 @@ def _check_options(
     pooling: str | None, dtype: str | None, max_length: int | None, token_budget: int | None
 ) -> None:
     problems = []
-    if pooling is not None and pooling not in ("mean", "cls", "last"):
-        problems.append(f"pooling {pooling!r} is none of mean, cls, last")
+    if pooling is not None and pooling not in POOLINGS:
+        problems.append(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
     if dtype is not None and dtype not in DTYPES:
         problems.append(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     problems += [

@@ -23,6 +23,7 @@ OLD_KEYS = {
     "mean": "pooling_mode_mean_tokens",
     "cls": "pooling_mode_cls_token",
     "lasttoken": "pooling_mode_lasttoken",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
 }
 
 
@@ -49,7 +50,7 @@ def _open(folder: Path, **options: Any) -> TransformerEmbedder:
 
 
 @pytest.mark.parametrize("keys", ["new", "old"])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken", "weightedmean"])
 def test_folder_equals_sentence_transformers(tmp_path: Path, pooling: str, keys: str) -> None:
     """Pooling in both key forms, prompts and the length limit are read: vectors equal the peer's (0.9999)."""
     prompts = {"query": "ask: ", "passage": "text: "}
