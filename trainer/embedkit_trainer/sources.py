@@ -1,0 +1,66 @@
+"""From a stage's sources to token stores: read, rendered and tokenised once, then found again in the cache."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedkit.contract import Template
+from embedkit.errors import InputError
+from embedkit_trainer.config import SourceConfig, StageConfig
+from embedkit_trainer.data.formats.registry import load_rows
+from embedkit_trainer.data.rendering import TokenizerPair
+from embedkit_trainer.data.store import TokenStore, cached_store
+
+if TYPE_CHECKING:
+    from embedkit.embedders.tokens import TokenBuilder
+
+
+def tokenizer_pair(queries: TokenBuilder, documents: TokenBuilder, template: Template) -> TokenizerPair:
+    """Return the two builders with the key that a cached store is found by: tokenizer and special tokens."""
+    parts = [queries.tokenizer.to_str(), *(f"{b.prefix}{b.suffix}" for b in (queries, documents))]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return TokenizerPair(queries, documents, template, key, queries.max_length, documents.max_length)
+
+
+def open_store(source: SourceConfig, tokens: TokenizerPair, cache: Path) -> TokenStore:
+    """Return the tokens of one source, made below `cache` where they are not there yet.
+
+    Raises InputError for a path that does not exist and a source without rows, CorpusError for a file that cannot
+    be read.
+    """
+    return cached_store(
+        source,
+        tokens,
+        cache,
+        source_files(source.path),
+        lambda: load_rows(source.format, source.path, source=source.name),
+    )
+
+
+def open_stores(stage: StageConfig, tokens: TokenizerPair, cache: Path) -> list[TokenStore]:
+    """Return the tokens of a stage's sources, in their order; raises as `open_store` does."""
+    return [open_store(source, tokens, cache) for source in stage.sources]
+
+
+def path_exists(path: str) -> bool:
+    """Say whether a file, a folder, or a glob with a match is there."""
+    return Path(path).exists() or any(glob.iglob(path, recursive=True))  # noqa: PTH207
+
+
+def source_files(path: str) -> list[Path]:
+    """Return every file that a path (a file, a folder or a glob) means, sorted. Raises InputError for none."""
+    given = Path(path)
+    if given.is_file():
+        return [given]
+    if given.is_dir():
+        found = [p for p in sorted(given.rglob("*")) if p.is_file()]
+        problem = "is an empty folder: put the data there"
+    else:
+        found = [p for p in map(Path, sorted(glob.glob(path, recursive=True))) if p.is_file()]  # noqa: PTH207
+        problem = "matches no file" if glob.has_magic(path) else "does not exist: check the path"
+    if not found:
+        raise InputError(f"{path} {problem}")
+    return found
