@@ -52,15 +52,17 @@ def table(
         yield number, cells
 
 
-def quoted_table(path: Path) -> Iterator[tuple[int, Record]]:
-    """Yield (line, cells by column name) of a CSV or TSV file with a header, quoting allowed."""
+def headed_table(path: Path, *, quoted: bool = True) -> Iterator[tuple[int, Record]]:
+    """Yield (line, cells by column name) of a CSV or TSV file with a header; quotes are text unless `quoted`."""
     import csv
 
     delimiter = "," if ".csv" in path.suffixes else "\t"
     csv.field_size_limit(1 << 30)
     try:
         with _open(path) as handle:
-            reader = csv.DictReader(handle, delimiter=delimiter)
+            reader = csv.DictReader(
+                handle, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+            )
             try:
                 for row in reader:
                     yield reader.line_num, row
@@ -199,12 +201,13 @@ def inputs(path: Path, *endings: str) -> list[Path]:
 
 def find(folder: Path, *patterns: str) -> Path | None:
     """Return the first file in the folder (at any depth) that matches the first pattern that any file matches."""
-    for pattern in patterns:
-        for ending in ("", *_COMPRESSED):
-            found = sorted(p for p in folder.rglob(pattern + ending) if p.is_file())
-            if found:
-                return found[0]
-    return None
+    return next((found[0] for pattern in patterns if (found := find_all(folder, pattern))), None)
+
+
+def find_all(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in the folder (at any depth) that match the pattern, compressed or not, in order."""
+    found = {p for ending in ("", *_COMPRESSED) for p in folder.rglob(pattern + ending) if p.is_file()}
+    return sorted(found, key=lambda p: (p.suffix in _COMPRESSED, p))
 
 
 def need(folder: Path, *patterns: str) -> Path:

@@ -24,7 +24,7 @@ def miracl(path: Path) -> Iterator[Row]:
     (`docid`, `title`, `text`), for one language or for several side by side. Passages judged 0 are hard negatives.
     Ids get the language put before them, for the corpora count alike.
     """
-    yield from _by_language(path, "*topics*train*.tsv", "*qrels*train*")
+    yield from _by_language(path, "*topics*train*.tsv", "*qrels*train*.tsv")
 
 
 def mrtydi(path: Path) -> Iterator[Row]:
@@ -81,16 +81,14 @@ def t2ranking(path: Path) -> Iterator[Row]:
 
 def _by_language(path: Path, topics: str, qrels: str) -> Iterator[Row]:
     """Read every language of a folder in turn; without topic files, JSON lines."""
-    found = (
-        sorted(p for e in ("", ".gz", ".xz", ".zst") for p in path.rglob(topics + e)) if path.is_dir() else []
-    )
+    found = files.find_all(path, topics) if path.is_dir() else []
     if not found:
         for file in files.inputs(path, ".jsonl", ".parquet"):
             yield from passage_lines(file, _prefix(file))
         return
     for file in found:
         prefix = _prefix(file)
-        judgements = [p for p in sorted(path.rglob(qrels)) if _prefix(p) == prefix and p.is_file()]
+        judgements = [p for p in files.find_all(path, qrels) if _prefix(p) == prefix]
         corpus = [p for p in files.inputs(path, ".jsonl") if _prefix(p) == prefix]
         if not judgements or not corpus:
             lacks = "qrels" if not judgements else "corpus (docs*.jsonl)"

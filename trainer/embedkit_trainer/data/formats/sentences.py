@@ -56,7 +56,7 @@ def quora(path: Path) -> Iterator[Row]:
     pairs: list[tuple[str, str, int]] = []
     different: dict[str, dict[str, None]] = {}
     for file in files.inputs(path, ".tsv", ".csv"):
-        for line, record in files.quoted_table(file):
+        for line, record in files.headed_table(file):
             label = str(record.get("is_duplicate") or "").strip()
             if label not in ("0", "1"):
                 problem = f"needs the columns question1, question2, is_duplicate (0 or 1), got {list(record)[:8]} and {label!r}"
@@ -131,11 +131,9 @@ def _graded(file: Path) -> Iterator[tuple[int, str, str, Any]]:
             yield line, first, second, record.get("score")
         return
     if _has_header(file, names):
-        for line, record in files.quoted_table(file):
+        for line, record in files.headed_table(file, quoted=".csv" in file.suffixes):
             yield line, str(record["sentence1"] or ""), str(record["sentence2"] or ""), record["score"]
         return
-    if ".csv" in file.suffixes:
-        raise CorpusError(str(file), "needs a header with sentence1, sentence2 and score", 1)
     for line, cells in files.table(file, 3):
         order = (5, 6, 4) if len(cells) >= 7 else (0, 1, 2)
         first, second, score = (cells[i] for i in order)
