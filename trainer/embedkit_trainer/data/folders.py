@@ -21,8 +21,8 @@ def make_once(folder: Path, make: Callable[[Path], None], *, resume: bool = Fals
     """Fill `folder` by `make` unless it is there and intact; return whether it was made.
 
     `make` gets a folder beside it, which is then sealed and renamed. With `resume` that folder is kept when `make`
-    fails or is killed, and handed to it again; else it begins empty. Other processes wait their turn. Raises
-    StoreError where the disk is full or forbids it.
+    fails or is killed, and handed to it again, as is a finished folder that was damaged; else it begins empty. Other
+    processes wait their turn. Raises StoreError where the disk is full or forbids it.
     """
     if is_intact(folder):
         return False
@@ -34,6 +34,8 @@ def make_once(folder: Path, make: Callable[[Path], None], *, resume: bool = Fals
             beside = folder.with_name(f"{folder.name}.partial")
             if not resume:
                 shutil.rmtree(beside, ignore_errors=True)
+            elif folder.is_dir() and not beside.exists():
+                folder.rename(beside)
             beside.mkdir(exist_ok=True)
             try:
                 make(beside)

@@ -179,11 +179,11 @@ class BatchPlan:
         if number == 0 or before == 0:
             return order
         after = int(self._used[step + 1, source]) - number * size
-        previous = self._order(source, number - 1)
-        if size < 2 * self.batch_size:
-            previous = self._passes[source][number - 1]
         # In a source of two batches or more, what moves to the front of a pass never comes from its last batch: so
-        # the raw order of the pass before has the true ending.
+        # the raw order of the pass before ends as the rearranged one does. A smaller source's is always kept.
+        previous = self._passes[source].get(number - 1)
+        if previous is None:
+            previous = self._order(source, number - 1)
         fresh = np.ones(size, bool)
         fresh[previous[size - before :]] = False
         front = np.flatnonzero(fresh[order])[:after]
