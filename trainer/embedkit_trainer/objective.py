@@ -111,8 +111,8 @@ def _objective(
     loss = torch.stack(list(losses.values())).sum()
     with torch.no_grad():
         pairs = (directions(queries.float()) * directions(documents[positives].float())).sum(1)
-    logs |= {f"loss_{name}": float(part) for name, part in losses.items()}
-    logs |= {"loss": float(loss), "positive_similarity": float(pairs.mean())}
+    logs |= {f"loss_{name}": float(part.detach()) for name, part in losses.items()}
+    logs |= {"loss": float(loss.detach()), "positive_similarity": float(pairs.mean())}
     return Outcome(loss, {"negatives_per_query": 0.0} | logs)
 
 
