@@ -8,7 +8,7 @@ import io
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -119,7 +119,8 @@ def replaced(path: Path) -> Iterator[Path]:
     except OSError as e:
         raise store_error(path, e) from e
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # the true reason is on its way
+            beside.unlink()
 
 
 @contextmanager
