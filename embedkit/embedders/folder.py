@@ -56,7 +56,8 @@ class DenseLayer:
 class ModelFolder:
     """Describe a local model folder; None where it says nothing.
 
-    `model` is the folder of config.json and weights; `query_prompt` and `document_prompt` are
+    `model` is the folder of config.json and weights, `words` that of the tokenizer (None: the same; an adapter's
+    folder may bring its own); `query_prompt` and `document_prompt` are
     sentence-transformers' prompts, `default_prompt` the one it uses where neither name exists.
     """
 
@@ -69,6 +70,12 @@ class ModelFolder:
     lower_case: bool = False
     query_prompt: str | None = None
     document_prompt: str | None = None
+    words: Path | None = None
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer's files."""
+        return self.words or self.model
 
     def weight_files(self) -> list[Path]:
         """Return the files that hold the weights, Dense layers included. Raises EmbedderError for none."""
@@ -79,7 +86,7 @@ class ModelFolder:
 
     def tokenizer_files(self) -> list[Path]:
         """Return the files that decide how text becomes tokens, tokenizer.json alone where there is one."""
-        files = [self.model / name for name in _TOKENIZER_FILES if (self.model / name).is_file()]
+        files = [self.tokenizer / name for name in _TOKENIZER_FILES if (self.tokenizer / name).is_file()]
         return files[:1] if files and files[0].name == "tokenizer.json" else files
 
     def stored_dtype(self) -> str:
@@ -111,11 +118,15 @@ class ModelFolder:
         return bool(re.match(r"Instruct: ", self.query_prompt or ""))
 
 
-def read_folder(root: Path) -> ModelFolder:
-    """Read a Hugging Face or sentence-transformers folder. Raises InputError for what cannot be served."""
+def read_folder(root: Path, base: ModelFolder | None = None) -> ModelFolder:
+    """Read a Hugging Face or sentence-transformers folder. Raises InputError for what cannot be served.
+
+    Where `base` is given, `root` holds an adapter over it: config and weights are the base's, and the modules,
+    prompts, lengths and tokenizer the adapter's own, if it brings a modules.json.
+    """
     modules = _read_json(root / "modules.json")
     if modules is None:
-        return ModelFolder(root, root, _config(root))
+        return base or ModelFolder(root, root, _config(root))
     if not isinstance(modules, list) or not modules:
         raise InputError(f"{root / 'modules.json'} lists no modules: the model folder is broken")
     kinds = [(str(m.get("type", "")).rsplit(".", 1)[-1], root / str(m.get("path", ""))) for m in modules]
@@ -138,14 +149,15 @@ def read_folder(root: Path) -> ModelFolder:
     prompts = _read_json(root / "config_sentence_transformers.json") or {}
     return ModelFolder(
         root,
-        model,
-        _config(model),
+        model if base is None else base.model,
+        _config(model) if base is None else base.config,
         pooling,
         tuple(dense),
         bert.get("max_seq_length"),
         bool(bert.get("do_lower_case")),
         _prompt(prompts, _QUERY_NAMES, _DOCUMENT_NAMES),
         _prompt(prompts, _DOCUMENT_NAMES, _QUERY_NAMES),
+        words=model if base is not None and any((model / n).is_file() for n in _TOKENIZER_FILES) else None,
     )
 
 

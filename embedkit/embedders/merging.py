@@ -35,15 +35,21 @@ def merge_adapter(wrapped: Any, rows: Sequence[Ids] | None = None) -> Any:
     before = [_states(wrapped, row) for row in rows]
     merged = wrapped.merge_and_unload()
     after = [_states(merged, row) for row in rows]
-    least = min(
-        float(torch.cosine_similarity(old, new, dim=-1).min()) for old, new in zip(before, after, strict=True)
-    )
+    least = min(_least_cosine(old, new) for old, new in zip(before, after, strict=True))
     if not least >= MERGE_COSINE:
         raise EmbedderError(
             f"merging the adapter changes the model's states (cosine {least:.4f}, at least {MERGE_COSINE} "
             "expected): save the merged model with peft, and open that"
         )
     return merged
+
+
+def _least_cosine(old: Tensor, new: Tensor) -> float:
+    import torch
+
+    cosines = torch.cosine_similarity(old, new, dim=-1)
+    same = (old == new).all(-1)  # a padding token's state may be zero, which has no cosine
+    return float(torch.where(same, 1.0, cosines).min())
 
 
 def _states(model: Any, ids: Ids) -> Tensor:

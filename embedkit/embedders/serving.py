@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedkit.contract import Pooling, Template
 from embedkit.embedders.folder import ModelFolder, adapter_base, read_folder
 from embedkit.embedders.hub import local_folder
 from embedkit.embedders.presets import Preset, get_preset, match_preset
-from embedkit.errors import InputError
-
-if TYPE_CHECKING:
-    from embedkit.embedders.tokens import TokenBuilder
+from embedkit.embedders.saved import SavedModel, check_golden_ids, read_saved
+from embedkit.embedders.tokens import TokenBuilder, build_tokens, load_tokenizer
+from embedkit.errors import EmbedderError, InputError
 
 _DECODERS = (
     "mistral",
@@ -42,6 +41,7 @@ class OpenedFolder:
 
     `adapter` is the folder of a PEFT adapter over `folder.model`. `tokenizer` is transformers' own, as it was
     loaded; `tokens` is what texts are encoded with (`dataclasses.replace(tokens, max_length=…)` for another length).
+    `saved` is the embedkit.json of a model that embedkit trained; its golden vectors are those of this very model.
     """
 
     folder: ModelFolder
@@ -52,6 +52,7 @@ class OpenedFolder:
     tokens: TokenBuilder
     instruction_trained: bool
     default_task: str | None
+    saved: SavedModel | None = None
 
 
 def open_folder(
@@ -68,37 +69,70 @@ def open_folder(
 ) -> OpenedFolder:
     """Resolve a model folder, a PEFT adapter folder or a hub id; load its tokenizer, and no weights.
 
-    What is not given comes from the sentence-transformers files, then from the preset that the name matches,
-    then from the architecture; `default_template` stands in where neither files nor preset give a template
+    What is not given comes from embedkit.json, else from the sentence-transformers files, then from the preset that
+    the name matches, then from the architecture; `default_template` stands in where neither files nor preset give a template
     (None: the instruction before the query). Raises InputError, EmbedderError or UnknownNameError.
     """
     chosen = None if preset is None else get_preset(preset)
-    root = local_folder(name_or_path, revision)
-    names = [name_or_path]
-    if not (root / "config.json").is_file() and not (root / "modules.json").is_file():
-        base = adapter_base(root)
+    root, over, names = local_folder(name_or_path, revision), None, [name_or_path]
+    base = None if (root / "config.json").is_file() else adapter_base(root)
+    if adapter is not None:
         if base is not None:
-            if adapter is not None:
-                raise InputError(f"{root} is an adapter itself and {adapter!r} is given too: choose one")
-            adapter, root = str(root), local_folder(base)
-            names.append(base)
-    folder = read_folder(root)
+            raise InputError(f"{root} is an adapter itself and {adapter!r} is given too: choose one")
+        over = local_folder(adapter)
+    elif base is not None:
+        record = read_saved(root)
+        over, root = root, local_folder(base, record.commit if record else None)
+        names.append(base)
+    folder = read_folder(root) if over is None else read_folder(over, read_folder(root))
+    own = read_saved(over or root)
+    saved = own or (read_saved(root) if over else None)
+    if saved is not None and preset is not None:
+        raise InputError(
+            f"{folder.root} says itself how it is used (embedkit.json): leave preset {preset!r} out"
+        )
     names.append(str(folder.config.get("_name_or_path", "")))
-    matched = chosen or match_preset(*names)
-    pooling = pooling or _pooling(folder, chosen, matched)
-    template = template or (chosen and chosen.template) or _stored_template(folder, matched, default_template)
-    tokenizer, tokens = _tokens(folder, matched, pooling, max_length, trust_remote_code)
-    trained = matched.instruction_trained if matched else folder.instruct_prompt
+    matched = None if saved else chosen or match_preset(*names)
+    pooling = pooling or (_saved_pooling(folder, saved) if saved else _pooling(folder, chosen, matched))
+    tokenizer = load_tokenizer(folder.tokenizer, trust_remote_code)
+    limit = _max_length(folder, tokenizer, matched, saved, max_length)
+    if saved is None:
+        tokens = build_tokens(
+            tokenizer,
+            bos=_bos(folder, tokenizer, matched),
+            eos=matched.eos if matched else None,
+            last=pooling == "last",
+            max_length=limit,
+            lower_case=folder.lower_case,
+        )
+        template = template or (chosen.template if chosen else None)
+        template = template or _stored_template(folder, matched, default_template)
+        trained = matched.instruction_trained if matched else folder.instruct_prompt
+        task = _default_task(folder, matched, trained, template)
+    else:  # the saved tokenizer adds exactly what was trained with
+        tokens = build_tokens(tokenizer, bos=None, eos=None, last=pooling == "last", max_length=limit)
+        check_golden_ids(saved, tokens, folder.tokenizer)
+        template, trained, task = template or saved.template, saved.instruction_trained, saved.default_task
     return OpenedFolder(
         folder=folder,
-        adapter=None if adapter is None else local_folder(adapter),
+        adapter=over,
         pooling=pooling,
         template=template,
         tokenizer=tokenizer,
         tokens=tokens,
         instruction_trained=trained,
-        default_task=_default_task(folder, matched, trained, template),
+        default_task=task,
+        saved=own,
     )
+
+
+def _saved_pooling(folder: ModelFolder, saved: SavedModel) -> Pooling:
+    if folder.pooling not in (None, saved.pooling):
+        raise EmbedderError(
+            f"{folder.root} was trained with pooling {saved.pooling}, its Pooling module says {folder.pooling}: "
+            "restore the files that were saved with the model"
+        )
+    return saved.pooling
 
 
 def _pooling(folder: ModelFolder, chosen: Preset | None, matched: Preset | None) -> Pooling:
@@ -133,31 +167,31 @@ def _default_task(
     return matched.default_task if matched else ("search" if trained else None)
 
 
-def _tokens(
-    folder: ModelFolder, preset: Preset | None, pooling: Pooling, max_length: int | None, trust: bool
-) -> tuple[Any, TokenBuilder]:
-    from embedkit.embedders.tokens import build_tokens, load_tokenizer
+def _bos(folder: ModelFolder, tokenizer: Any, preset: Preset | None) -> bool | None:
+    """Return whether texts begin with BOS; None leaves it to the tokenizer's post-processor."""
+    if preset is not None and preset.bos is not None:
+        return preset.bos
+    begins = folder.config.get("model_type") in _BEGIN_WITH_BOS and tokenizer.bos_token_id is not None
+    return True if begins else None
 
-    loaded = load_tokenizer(folder.model, trust)
-    bos = preset.bos if preset else None
-    if bos is None and folder.config.get("model_type") in _BEGIN_WITH_BOS and loaded.bos_token_id is not None:
-        bos = True
+
+def _max_length(
+    folder: ModelFolder, tokenizer: Any, preset: Preset | None, saved: SavedModel | None, wanted: int | None
+) -> int:
     limit = _position_limit(folder)
-    if max_length is None:
-        own = int(min(loaded.model_max_length or _UNBOUNDED, _UNBOUNDED))
-        choices = (folder.max_length, preset and preset.max_length, own if own < _UNBOUNDED else None)
-        max_length = next((c for c in choices if c), limit or _NO_MAXIMUM)
-        max_length = min(max_length, limit) if limit else max_length
-    elif limit is not None and max_length > limit:
-        raise InputError(f"max_length {max_length} is above the model's {limit} positions: lower it")
-    return loaded, build_tokens(
-        loaded,
-        bos=bos,
-        eos=preset.eos if preset else None,
-        last=pooling == "last",
-        max_length=max_length,
-        lower_case=folder.lower_case,
+    if wanted is not None:
+        if limit is not None and wanted > limit:
+            raise InputError(f"max_length {wanted} is above the model's {limit} positions: lower it")
+        return wanted
+    own = int(min(tokenizer.model_max_length or _UNBOUNDED, _UNBOUNDED))
+    choices = (
+        saved and saved.max_length,
+        folder.max_length,
+        preset and preset.max_length,
+        own if own < _UNBOUNDED else None,
     )
+    found = next((c for c in choices if c), limit or _NO_MAXIMUM)
+    return min(found, limit) if limit else found
 
 
 def _position_limit(folder: ModelFolder) -> int | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from embedkit.contract import EmbedderInfo, Pooling, Template
 from embedkit.embedder import Embedder
 from embedkit.embedders.folder import ModelFolder, adapter_files
+from embedkit.embedders.saved import check_golden_vectors
 from embedkit.embedders.serving import open_folder
 from embedkit.errors import EmbedderError, InputError, MissingExtraError
 
@@ -69,8 +70,8 @@ class TransformerEmbedder(Embedder):
     ) -> TransformerEmbedder:
         """Load a model folder, a PEFT adapter folder or a hub id.
 
-        What is not given comes from the sentence-transformers files, then from the preset that the name
-        matches, then from the architecture. `dtype` "auto" (the default) is bfloat16 where the device
+        What is not given comes from embedkit.json (a model trained here, whose golden ids and vectors are
+        checked), then from the sentence-transformers files, the preset that the name matches, the architecture. `dtype` "auto" (the default) is bfloat16 where the device
         multiplies it fast. `device` "cuda:all" or a list starts one process per device. `token_budget`
         bounds rows x length of a batch. Raises InputError, EmbedderError or MissingExtraError; warns where the
         folder brings code of its own, which runs with `trust_remote_code` alone.
@@ -87,7 +88,9 @@ class TransformerEmbedder(Embedder):
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        folder, tokens = opened.folder, opened.tokens
+        folder, tokens, saved = opened.folder, opened.tokens, opened.saved
+        if saved is not None and opened.pooling != saved.pooling:
+            raise InputError(f"{folder.root} was trained with pooling {saved.pooling}: leave {pooling!r} out")
 
         from embedkit.embedders.devices import open_backend
         from embedkit.embedders.encoder import EncoderSpec
@@ -105,6 +108,8 @@ class TransformerEmbedder(Embedder):
         backend = open_backend(spec, device)
         if not trust_remote_code:
             _warn_of_own_code(folder)
+        if saved is not None:
+            check_golden_vectors(saved, backend.encode([golden.ids for golden in saved.golden]), folder.root)
         info = EmbedderInfo(
             name=f"transformer:{name_or_path}",
             dim=backend.dim,
