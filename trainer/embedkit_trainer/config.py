@@ -133,7 +133,9 @@ class StageConfig:
 
     `batch_size` counts queries of the global batch (all processes). `max_steps` cuts `epochs` short.
     `query_length` and `document_length` count tokens, special ones included. `chunk_tokens` is the budget of one
-    forward pass (rows x longest row where padded, the sum where packed); None: the whole batch at once.
+    forward pass (rows x longest row where padded, the sum where packed); None: chosen for the device. `graph_tokens`
+    is how many tokens of activations may be held at once (None: one chunk's): what exceeds it goes by way of
+    GradCache, a second forward pass. `trainable` are regular expressions of parameter names; empty: all.
     `accumulation` sums that many batches before an optimiser step: it does not enlarge the pool of negatives.
     """
 
@@ -151,6 +153,8 @@ class StageConfig:
     teacher: TeacherConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     chunk_tokens: int | None = None
+    graph_tokens: int | None = None
+    trainable: tuple[str, ...] = ()
     accumulation: int = 1
     gradient_checkpointing: bool = False
     packing: bool = False

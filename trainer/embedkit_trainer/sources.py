@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedkit.contract import Template
 from embedkit.errors import InputError
 from embedkit_trainer.config import SourceConfig, StageConfig
-from embedkit_trainer.data.formats.registry import load_rows
+from embedkit_trainer.data.formats.registry import get_format, load_rows
 from embedkit_trainer.data.rendering import TokenizerPair
 from embedkit_trainer.data.store import TokenStore, cached_store
 
@@ -28,15 +29,24 @@ def tokenizer_pair(queries: TokenBuilder, documents: TokenBuilder, template: Tem
 def open_store(source: SourceConfig, tokens: TokenizerPair, cache: Path) -> TokenStore:
     """Return the tokens of one source, made below `cache` where they are not there yet.
 
+    What the source says of instructions and licence goes before what is known of its format.
+
     Raises InputError for a path that does not exist and a source without rows, CorpusError for a file that cannot
     be read.
     """
-    return cached_store(
+    form = get_format(source.format)
+    settings = replace(
         source,
+        name=source.name or Path(source.path).stem,
+        instructions=source.instructions or form.instructions,
+        licence=source.licence or form.licence,
+    )
+    return cached_store(
+        settings,
         tokens,
         cache,
         source_files(source.path),
-        lambda: load_rows(source.format, source.path, source=source.name),
+        lambda: load_rows(source.format, source.path, source=settings.name),
     )
 
 

@@ -1,0 +1,89 @@
+"""AdamW as the papers use it: which weights decay, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from embedkit_trainer.config import OptimizerConfig
+
+
+def lr_factor(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Return the share of the peak rate at `step` (from 1) of `steps`: linear warm-up, then the schedule's decay.
+
+    The decay reaches 0 one step after the last, so that no step is wasted.
+    """
+    warmup = warmup_steps(config, steps)
+    if step <= warmup:
+        return step / max(warmup, 1)
+    if config.schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(steps + 1 - warmup, 1)
+    return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_steps(config: OptimizerConfig, steps: int) -> int:
+    """Return the number of warm-up steps, at most a tenth of a run that is too short for the number asked for."""
+    if config.warmup_ratio is not None:
+        return round(config.warmup_ratio * steps)
+    return config.warmup_steps if config.warmup_steps < steps else steps // 10
+
+
+def select_trainable(model: torch.nn.Module, patterns: Sequence[str]) -> None:
+    """Let only the parameters train whose names match one of `patterns` (all that could, where there are none).
+
+    Raises InputError for a pattern that matches nothing.
+    """
+    if not patterns:
+        return
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name, _ in named):
+            raise InputError(
+                f"trainable {pattern!r} matches no parameter; they are named like {named[0][0]!r} "
+                f"and {named[-1][0]!r}"
+            )
+    for name, parameter in named:
+        parameter.requires_grad_(any(re.search(p, name) for p in patterns))
+
+
+def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Return AdamW over what trains; biases and norms (one-dimensional weights) do not decay.
+
+    `embedding_lr` is the peak rate of the token embeddings, in a group of its own.
+    """
+    import torch
+
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.dim() > 1
+        own_rate = config.embedding_lr is not None and id(parameter) in embeddings
+        group = groups.setdefault(
+            (decays, own_rate),
+            {
+                "params": [],
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "peak_lr": config.embedding_lr if own_rate else config.lr,
+            },
+        )
+        group["params"].append(parameter)
+    if not groups:
+        raise InputError("nothing is trainable: every parameter is frozen")
+    return torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def set_lr(optimizer: Any, factor: float) -> float:
+    """Set every group's rate to `factor` of its peak; return the first group's."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])

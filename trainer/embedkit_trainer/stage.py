@@ -1,0 +1,181 @@
+"""A stage opened: its sources tokenised, its order of batches, its teacher, objective and dev sets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit_trainer.backend import work_folder
+from embedkit_trainer.data.batches import Batch, assemble
+from embedkit_trainer.data.plan import BatchPlan
+from embedkit_trainer.data.store import TokenStore
+from embedkit_trainer.sources import open_store, tokenizer_pair
+
+if TYPE_CHECKING:
+    from embedkit.embedders.serving import OpenedFolder
+    from embedkit.embedders.tokens import TokenBuilder
+    from embedkit_trainer.config import RunConfig, SourceConfig, StageConfig, TeacherConfig
+    from embedkit_trainer.data.rendering import TokenizerPair
+    from embedkit_trainer.dev import DevSet
+    from embedkit_trainer.objective import Objective
+    from embedkit_trainer.teacher import TeacherVectors
+
+# Measured: on a CPU small chunks stay in the cache; a GPU wants enough rows to be busy.
+_CHUNK_TOKENS = {"cpu": 2048, "cuda": 16384}
+# What may change between a run and its resumption without changing what is computed.
+_VOLATILE = ("name", "output", "work", "save_every", "keep", "log_every", "tracker", "merge", "device", "dev")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Hold one stage ready to run; `steps` are optimiser steps."""
+
+    config: StageConfig
+    stores: list[TokenStore]
+    plan: BatchPlan
+    objective: Objective
+    teachers: list[TeacherVectors] | None
+    dev_sets: list[DevSet]
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """The optimiser steps of the stage, each of `accumulation` batches."""
+        return max(self.plan.steps // self.config.accumulation, 1)
+
+    def batch(self, number: int) -> Batch:
+        """Return batch `number`, from 0: the same in every process and after every restart."""
+        number %= self.plan.steps
+        return self._assembled(self.plan.rows(number), number)
+
+    def worst_batch(self) -> Batch:
+        """Return the most expensive batch that the plan could draw."""
+        costs = [
+            store.costs(_negatives(self.config, source))
+            for store, source in zip(self.stores, self.config.sources, strict=True)
+        ]
+        return self._assembled(self.plan.worst(costs), 0)
+
+    def chunk_tokens(self, device: str) -> int:
+        """Return the token budget of one forward pass on a kind of device."""
+        return self.config.chunk_tokens or _CHUNK_TOKENS.get(device, _CHUNK_TOKENS["cuda"])
+
+    def describe_rows(self, number: int, most: int = 3) -> str:
+        """Name the rows of a batch: sources with lines, and the text of the first few."""
+        rows = self.plan.rows(number % self.plan.steps)
+        by_source: dict[int, list[int]] = {}
+        for source, row in rows:
+            by_source.setdefault(source, []).append(row)
+        parts = []
+        for source, found in by_source.items():
+            store = self.stores[source]
+            lines = ", ".join(str(store.row(r).line) for r in found[:most])
+            more = f" and {len(found) - most} more" if len(found) > most else ""
+            parts.append(f"{store.name} (line {lines}{more})")
+        return "; ".join(parts)
+
+    def _assembled(self, rows: list[tuple[int, int]], step: int) -> Batch:
+        return assemble(
+            self.stores,
+            rows,
+            step=step,
+            negatives=[_negatives(self.config, s) for s in self.config.sources],
+            seed=self.seed,
+            teacher=self.teachers,
+        )
+
+
+def open_stages(config: RunConfig, note: Callable[[str], None]) -> tuple[OpenedFolder, list[Stage], str]:
+    """Open every stage: tokenise what is not in the cache yet, compute what the teacher has not embedded.
+
+    Returns the resolved base, the stages, and the run's fingerprint over config and data. Raises InputError or
+    CorpusError for what is missing or broken.
+    """
+    from embedkit_trainer.model import load_tokens
+
+    cache = work_folder(config) / "cache"
+    stages = []
+    for number, stage in enumerate(config.stages):
+        opened, queries, documents = load_tokens(config.model, stage.query_length, stage.document_length)
+        tokens = tokenizer_pair(queries, documents, opened.template)
+        stores = [_store(source, tokens, cache, note) for source in stage.sources]
+        stages.append(
+            _open(config, number, stores, cache=cache, text=(opened, queries, documents), note=note)
+        )
+    return opened, stages, _run_id(config, stages)
+
+
+def _open(
+    config: RunConfig,
+    number: int,
+    stores: list[TokenStore],
+    *,
+    cache: Path,
+    text: tuple[OpenedFolder, TokenBuilder, TokenBuilder],
+    note: Callable[[str], None],
+) -> Stage:
+    from embedkit_trainer.dev import load_dev_sets
+    from embedkit_trainer.objective import build_objective
+
+    stage = config.stages[number]
+    seed = config.seed + number
+    plan = BatchPlan(
+        [len(s) for s in stores],
+        batch_size=stage.batch_size,
+        seed=seed,
+        mode=stage.batches,
+        alpha=stage.alpha,
+        weights=[s.weight for s in stage.sources],
+        ratios=[s.ratio for s in stage.sources],
+        epochs=stage.epochs,
+        max_steps=None if stage.max_steps is None else stage.max_steps * stage.accumulation,
+    )
+    teachers = None
+    if stage.teacher is not None:
+        teachers = _teachers(stage.teacher, stores, cache, note)
+    dev_sets = load_dev_sets(config.dev, text[0].template, text[1], text[2]) if config.dev else []
+    return Stage(stage, stores, plan, build_objective(stage.loss, stage.teacher), teachers, dev_sets, seed)
+
+
+def _store(
+    source: SourceConfig, tokens: TokenizerPair, cache: Path, note: Callable[[str], None]
+) -> TokenStore:
+    store = open_store(source, tokens, cache)
+    cut = store.counts.truncated_queries + store.counts.truncated_documents
+    if cut:
+        note(
+            f"source {store.name}: {store.counts.truncated_queries:,} queries and "
+            f"{store.counts.truncated_documents:,} documents are longer than {tokens.limits()[0]} and "
+            f"{tokens.limits()[1]} tokens and were cut"
+        )
+    return store
+
+
+def _teachers(
+    config: TeacherConfig, stores: list[TokenStore], cache: Path, note: Callable[[str], None]
+) -> list[TeacherVectors]:
+    from embedkit import get_embedder
+    from embedkit_trainer.teacher import TeacherVectors
+
+    note(f"the teacher {config.embedder} embeds the texts that it has not embedded yet")
+    embedder = get_embedder(config.embedder)
+    return [TeacherVectors.build(embedder, store, cache, target=config.target) for store in stores]
+
+
+def _negatives(stage: StageConfig, source: SourceConfig) -> int:
+    return stage.negatives if source.negatives is None else source.negatives
+
+
+def _run_id(config: RunConfig, stages: list[Stage]) -> str:
+    """Return 16 hex digits over all that decides what is computed: a checkpoint belongs to one of them."""
+    record: dict[str, Any] = {k: v for k, v in asdict(config).items() if k not in _VOLATILE}
+    record["stores"] = [[s.folder.name for s in stage.stores] for stage in stages]
+    for stage in record["stages"]:
+        for source in stage["sources"]:
+            del source["path"], source["licence"]
+    text = json.dumps(record, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
