@@ -27,7 +27,7 @@ def candidates_of(config: LossConfig, queries: Tensor, documents: Tensor, batch:
     """Return the candidates of every query `[B, dim]` among queries and documents `[N, dim]`, as the loss takes them.
 
     With `mask_similarity` = f, a candidate is left out where its cosine exceeds f times that of query and positive,
-    whatever kind it is: hard negatives too, as in Qwen3-Embedding (arXiv 2506.05176, section 3, with a factor for
+    whatever kind it is: hard negatives too, as in Qwen3-Embedding (arXiv 2506.05176, with a factor for
     its fixed margin). The vectors decide, but get no gradient by it.
     """
     false = false_negative_masks(batch, identity=config.mask_identity, text=config.mask_text)

@@ -37,7 +37,7 @@ def distil_cosine(vectors: Tensor, teacher: Tensor) -> Tensor:
 def distil_mse(vectors: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean squared distance of `vectors` `[n, dim]` from `teacher` `[n, dim]`, lengths included.
 
-    L = 1/n sum_i |v_i - t_i|^2   (arXiv 2004.09813, equation 1). It is no mean over the dim coordinates, as other
+    L = 1/n sum_i |v_i - t_i|^2   (arXiv 2004.09813, section 2). It is no mean over the dim coordinates, as other
     tools take it: those give 1/dim of this. InputError: the widths differ.
     """
     _check_widths(vectors, teacher)
@@ -57,7 +57,7 @@ def distil_kl(
     """Return the divergence of the student's ranking of a row's documents from the teacher's.
 
     L = 1/B' sum_i sum_j t_ij * (log t_ij - log s_ij), t_i = softmax_j(score_ij/T_teacher), s_i = softmax_j(cos(q_i,
-    d_j)/T), over the own documents j of row i   (arXiv 2010.11386, section 3.2; 2212.03533, section 4.2)
+    d_j)/T), over the own documents j of row i   (arXiv 2010.11386; 2212.03533, section 4.2)
 
     `queries` `[B, dim]`, `documents` `[N, dim]`, `teacher_scores` `[N]`. B' counts the rows with two scores or more:
     the others say nothing. No such row: the loss is 0.
@@ -91,7 +91,7 @@ def margin_mse(
     """Return the squared difference of the student's and the teacher's margins of the positive over each negative.
 
     L = 1/M sum over (i, n) of ((cos(q_i, p_i) - cos(q_i, n))/T - (score_ip - score_in)/T_teacher)^2
-    (arXiv 2010.02666, equation 6, with logits for its dot products)
+    (arXiv 2010.02666, with logits for its dot products)
 
     `queries` `[B, dim]`, `documents` `[N, dim]`, `teacher_scores` `[N]`. M counts the negatives that have a score
     beside a scored positive. No such negative: the loss is 0.

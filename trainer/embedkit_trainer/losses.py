@@ -97,7 +97,7 @@ def info_nce(
 ) -> Tensor:
     """Return InfoNCE over all documents of the batch, hard negatives included.
 
-    L = -1/B sum_i log( exp(cos(q_i, p_i)/T) / sum_j exp(cos(q_i, d_j)/T) )   (arXiv 2401.00368, equation 1)
+    L = -1/B sum_i log( exp(cos(q_i, p_i)/T) / sum_j exp(cos(q_i, d_j)/T) )   (arXiv 2401.00368, section 3.2)
 
     `queries` `[B, dim]`, `documents` `[N, dim]`; `positives` int64 `[B]` says which document is p_i. `mask` bool
     `[B, N]` leaves d_j out of row i's sum where True (p_i itself never is): a row with nothing left costs 0.
@@ -137,7 +137,7 @@ def gte_contrastive(
 ) -> Tensor:
     """Return GTE's improved contrastive loss: four kinds of similarity in one denominator.
 
-    L = -1/B sum_i log( exp(cos(q_i, p_i)/T) / Z_i )   (arXiv 2308.03281, section 3.3)
+    L = -1/B sum_i log( exp(cos(q_i, p_i)/T) / Z_i )   (arXiv 2308.03281, improved contrastive loss)
     Z_i = sum_j exp(cos(q_i, d_j)/T) + sum_{k != i} exp(cos(q_i, q_k)/T)
         + sum_k exp(cos(p_i, q_k)/T) + sum_{d_j != p_i} exp(cos(p_i, d_j)/T)
 
