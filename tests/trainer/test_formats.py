@@ -211,6 +211,7 @@ def test_nli_groups_hypotheses_by_premise(tmp_path: Path) -> None:
     file = _lines(tmp_path / "n.jsonl", *({"sentence1": "P", "sentence2": h, "gold_label": g} for h, g in pairs))  # fmt: skip
     rows = _rows("nli", file)
     assert [(r.positive, r.negatives) for r in rows] == [("yes", ("no", "never")), ("sure", ("no", "never"))]
+    assert {r.positive_id for r in rows} == {"P"}
     codes = {"entailment": 0, "neutral": 1, "contradiction": 2, "-": -1}
     hub = _lines(tmp_path / "h.jsonl", *({"premise": "P", "hypothesis": h, "label": codes[g]} for h, g in pairs))  # fmt: skip
     assert _rows("nli", hub) == rows

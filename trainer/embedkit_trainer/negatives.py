@@ -60,8 +60,7 @@ class MiningConfig:
     least `margin` less than the positive, at most `max_ratio` times as much, and within `min_score` and `max_score`;
     None turns a rule off. `sampling` "random" draws among what is left, "top" takes the nearest; the draw depends on
     `seed` and the row's own texts alone, not on its place in the file. `replace` drops the negatives that a row has.
-    `scores` keeps the
-    scores as `teacher_scores`; else a row's own are dropped, for they do not cover the new negatives.
+    `scores` keeps the scores as `teacher_scores`; else a row's own go, for they do not cover the new negatives.
     """
 
     negatives: int = 1
@@ -80,15 +79,12 @@ class MiningConfig:
         if self.negatives < 1:
             raise InputError(f"negatives is {self.negatives}: ask for 1 or more")
         if not 1 <= self.min_rank <= self.max_rank:
-            raise InputError(
-                f"ranks {self.min_rank} to {self.max_rank} are no window: give 1 <= first <= last, such as 10:100"
-            )
+            window = f"ranks {self.min_rank} to {self.max_rank}"
+            raise InputError(f"{window} are no window: give 1 <= first <= last, such as 10:100")
         if self.margin is not None and not self.margin >= 0:
             raise InputError(f"margin is {self.margin}: give 0 or more, in the embedder's scores")
         if self.max_ratio is not None and not 0 < self.max_ratio <= 1:
-            raise InputError(
-                f"max_ratio is {self.max_ratio}: give more than 0 and at most 1, such as 0.95, or None"
-            )
+            raise InputError(f"max_ratio is {self.max_ratio}: give more than 0 and at most 1, or None")
         if self.sampling not in ("top", "random"):
             raise InputError(f"sampling is {self.sampling!r}: choose top or random")
 
@@ -215,10 +211,10 @@ class _Miner:
         config, report = self._config, self._report
         base = replace(row, negatives=(), negative_ids=(), teacher_scores=None) if config.replace else row
         if config.scores and base.negatives:
-            raise InputError(
-                f"the row {row.query[:60]!r} (line {row.line}) has negatives without this embedder's scores: "
-                "drop them (replace), or mine without scores"
+            what = (
+                f"the row {row.query[:60]!r} (line {row.line}) has negatives without this embedder's scores"
             )
+            raise InputError(f"{what}: drop them (replace), or mine without scores")
         left = self._eligible(base, candidates, positive)
         if config.sampling == "random":
             _shuffle(left, config.seed, row)

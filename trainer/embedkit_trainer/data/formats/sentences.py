@@ -20,8 +20,9 @@ def nli(path: Path) -> Iterator[Row]:
     """Read SNLI's and MultiNLI's JSON lines: a premise, what it entails, and what contradicts it as hard negatives.
 
     Keys `sentence1`, `sentence2`, `gold_label`, or the hub's `premise`, `hypothesis`, `label` (0 entailment,
-    1 neutral, 2 contradiction). One row for each entailed hypothesis; the premise's contradictions are shared. Pairs on which the
-    annotators did not agree ("-") and neutral ones are left out. All pairs are held in memory (1 GB for both sets):
+    1 neutral, 2 contradiction). One row for each entailed hypothesis; the premise's contradictions are shared, and the
+    premise is the `positive_id`, so that no batch holds one of its rows against another, whichever of the two
+    instructions they got. Pairs on which the annotators did not agree ("-") and neutral ones are left out. All pairs are held in memory (1 GB for both sets):
     a premise's hypotheses need not stand together.
     """
     premises: dict[str, dict[str, dict[str, int]]] = {}
@@ -43,7 +44,14 @@ def nli(path: Path) -> Iterator[Row]:
         # A hypothesis labelled both ways is no negative.
         against = tuple(h for h in kinds.get("contradiction", {}) if h not in entailed)
         for hypothesis, line in entailed.items():
-            yield Row(premise, hypothesis, against, negative_ids=(None,) * len(against), line=line)
+            yield Row(
+                premise,
+                hypothesis,
+                against,
+                positive_id=premise,
+                negative_ids=(None,) * len(against),
+                line=line,
+            )
 
 
 def quora(path: Path) -> Iterator[Row]:
