@@ -55,6 +55,14 @@ def test_any_step_at_any_time_is_the_same(options: dict[str, Any], random: Any) 
     assert BatchPlan(**options).rows(last) == expected[last]
 
 
+@pytest.mark.parametrize("mode", ["one-source", "mixed"])
+def test_a_source_little_larger_than_the_batch_is_found_again(mode: Any) -> None:
+    """There each pass depends on the one before: a fresh plan still finds any step, far into the run too."""
+    options: dict[str, Any] = {"sizes": [30, 29], "batch_size": 24, "seed": 4, "mode": mode, "epochs": 40}
+    expected = _all(BatchPlan(**options))
+    assert all(BatchPlan(**options).rows(step) == batch for step, batch in enumerate(expected))
+
+
 @settings(max_examples=150, deadline=None)
 @given(plans())
 def test_rows_come_evenly_and_never_twice_in_a_batch(options: dict[str, Any]) -> None:
