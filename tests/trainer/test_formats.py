@@ -48,6 +48,16 @@ def test_every_format_has_a_sample_that_loads(name: str) -> None:
         assert name == "rows" or (row.source == name and len(row.negative_ids) == len(row.negatives))
 
 
+def test_every_file_of_a_rows_folder_is_read(tmp_path: Path) -> None:
+    """The project's own schema has no splits: a file is read whether or not its name says train."""
+    for name in ("train", "more"):
+        _lines(tmp_path / f"{name}.jsonl", {"query": name, "positive": "p"})
+    assert [(r.query, r.source) for r in load_rows("rows", tmp_path, source="s")] == [
+        ("more", "s"),
+        ("train", "s"),
+    ]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_sample_row_has_a_positive_of_its_query_as_negative(name: str) -> None:
     """Over all rows that share a query, no positive stands among the negatives, by text or by id."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedkit.errors import UnknownNameError
-from embedkit_trainer.data.formats import answers, code, fever, files, languages, retrieval, sentences
-from embedkit_trainer.data.rows import Row
+from embedkit_trainer.data.formats import answers, code, fever, languages, retrieval, sentences
+from embedkit_trainer.data.rows import Row, read_rows
 
 Loader = Callable[[Path], Iterator[Row]]
 
@@ -32,10 +32,7 @@ class Format:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    from embedkit_trainer.data.rows import read_rows
-
-    for file in files.inputs(path, ".jsonl", ".parquet"):
-        yield from read_rows(file)
+    return read_rows(path)
 
 
 _PASSAGE_LINES = "or JSON lines with query, positive_passages, negative_passages"
