@@ -110,8 +110,10 @@ def open_folder(
         trained = matched.instruction_trained if matched else folder.instruct_prompt
         task = _default_task(folder, matched, trained, template)
     else:  # the saved tokenizer adds exactly what was trained with
-        tokens = build_tokens(tokenizer, bos=None, eos=None, last=pooling == "last", max_length=limit)
+        tokens = build_tokens(tokenizer, bos=None, eos=None, last=False, max_length=limit)
         check_golden_ids(saved, tokens, folder.tokenizer)
+        if pooling == "last" and saved.pooling != "last":  # training goes on with another pooling
+            tokens = build_tokens(tokenizer, bos=None, eos=None, last=True, max_length=limit)
         template, trained, task = template or saved.template, saved.instruction_trained, saved.default_task
     return OpenedFolder(
         folder=folder,
