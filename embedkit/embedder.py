@@ -81,6 +81,14 @@ class Embedder(ABC):
         """Encode documents, bare: float32 `[n, dim]`, rows of unit length. Raises as `encode_query` does."""
         return self._encode([self.info.template.render_document(t) for t in _checked(texts, "document")])
 
+    def encode_rendered(self, texts: Sequence[str], *, normalize: bool = True) -> NDArray[np.float32]:
+        """Encode texts exactly as they are, no template added: float32 `[n, dim]`. Raises as `encode_query` does.
+
+        For protocols that render a text in their own way (`embedkit.evaluation.protocol`). With `normalize=False` the
+        rows keep the length that the embedder gave them, which some embedders have made 1 already.
+        """
+        return self._encode(_checked(texts, "rendered"), normalize)
+
     def instruction_for(self, task: str | Task | None, instruction: str | None) -> str | None:
         """Return the instruction that `encode_query` uses for these arguments, None for a bare query."""
         if task is None and instruction is None:
@@ -101,7 +109,7 @@ class Embedder(ABC):
             return [2 + len(t.encode("utf-8", "replace")) // 4 for t in texts]
         return [len(e.ids) for e in tokenizer.encode_batch_fast(list(texts))]
 
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+    def _encode(self, texts: list[str], normalize: bool = True) -> NDArray[np.float32]:
         import numpy as np
 
         out = np.zeros((len(texts), self.info.dim), dtype=np.float32)
@@ -109,7 +117,8 @@ class Embedder(ABC):
         for start in range(0, len(order), self.window):
             rows = order[start : start + self.window]
             sorted_texts = [texts[i] for i in rows]
-            out[rows] = _unit(self._check(self._embedded(sorted_texts), sorted_texts))
+            vectors = self._check(self._embedded(sorted_texts), sorted_texts)
+            out[rows] = _unit(vectors) if normalize else vectors
         return out
 
     def _embedded(self, texts: list[str]) -> Any:

@@ -35,10 +35,10 @@ class UnknownNameError(InputError, LookupError):
         import difflib
 
         names = sorted(set(known))
-        near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
-        near += [
-            n for n in names if name and n not in near and (n.startswith(name.lower()) or name.lower() in n)
-        ]
+        lowered = {n.lower(): n for n in names}
+        asked = name.lower()
+        near = [lowered[n] for n in difflib.get_close_matches(asked, lowered, n=3, cutoff=0.6)]
+        near += [n for low, n in lowered.items() if name and n not in near and asked in low]
         if near:
             advice = f"did you mean {', '.join(near[:3])}?"
         elif names:

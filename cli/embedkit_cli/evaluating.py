@@ -1,12 +1,8 @@
-"""`embedkit eval`: measure retrieval on a BEIR folder, or on an index with queries and judgements."""
+"""`embedkit eval`: measure retrieval, similarity, classification, clustering, bitext, long texts, or mteb's tasks."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,227 +12,126 @@ from embedkit_cli.options import (
     chunk_settings,
     common,
     embedder_options,
+    group,
     tasks_file,
+    was_given,
 )
-from embedkit_cli.output import console, note, print_json, printable, untrained_note
 
-if TYPE_CHECKING:
-    from embedkit.evaluation import Measures
-    from embedkit_cli.judging import PairScore, Report
-    from embedkit_indexes import Index
-    from embedkit_indexes.corpus.records import Document
+KINDS = ("retrieval", "sts", "bitext", "classification", "clustering", "passkey", "mteb")
+# The options that not every kind takes.
+_OWN_OPTIONS = {
+    "retrieval": {
+        "queries_path", "qrels_path", "query_lang", "doc_lang", "k", "sample_size", "seed", "by_pair", "max_tokens",
+        "overlap", "no_split",
+    },
+    "sts": {"langs", "split", "sample_size", "seed"},
+    "bitext": {"langs", "split", "sample_size", "seed"},
+    "classification": {"langs", "per_label", "experiments", "seed"},
+    "clustering": {"langs", "split", "sample_size", "experiments", "seed"},
+    "passkey": {"lengths", "seed"},
+    "mteb": {"langs", "split", "cache"},
+}  # fmt: skip
+_SPECIAL = set().union(*_OWN_OPTIONS.values())
 
-_MOST_PAIRS = 30
+_retrieval_options = group(
+    click.option("--queries", "queries_path", metavar="FILE", help="Queries (_id, text, lang, task); else SOURCE's."),
+    click.option("--qrels", "qrels_path", metavar="PATH", help="A judgements file, or a folder of TASK.tsv files."),
+    click.option("--task", "task_name", metavar="NAME", help="Task of all queries; else the name of each file in a qrels folder."),
+    click.option("--instruction", metavar="TEXT", help="Instruction of all queries, in your own words."),
+    click.option("--query-lang", metavar="CODE", help="Ask queries of this language alone."),
+    click.option("--doc-lang", metavar="CODE", help="Search documents of this language alone."),
+    click.option("--k", "k", type=click.IntRange(min=10), metavar="N", default=100, show_default=True, help="Depth of Recall."),
+    click.option("--sample", "sample_size", type=click.IntRange(min=1), metavar="N", help="Ask N of the queries, or take N of the records."),
+    click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Which N are drawn; for other kinds, all that is drawn."),
+    click.option("--pairs/--no-pairs", "by_pair", default=True, help="Measure language pairs too.", show_default=True),
+)  # fmt: skip
+_kind_options = group(
+    click.option("--kind", type=click.Choice(KINDS), default="retrieval", show_default=True, help="What is measured, and so what SOURCE is."),
+    click.option("--protocol", type=click.Choice(("one-sided", "paper")), default="one-sided", show_default=True,
+                 help="one-sided: the query alone carries the instruction. paper: in all kinds but retrieval every text does, and classification leaves vectors un-normalised, as E5-mistral's authors evaluate."),
+    click.option("--lang", "langs", metavar="CODE", multiple=True, help="Records of this language alone, as the file writes it; for mteb ISO 639-3 (deu). May be repeated."),
+    click.option("--split", metavar="NAME", help="Records whose split says so alone; for mteb, its split."),
+    click.option("--per-label", type=click.IntRange(min=1), metavar="N", default=8, show_default=True, help="classification: training examples of a label."),
+    click.option("--experiments", type=click.IntRange(min=1), metavar="N", default=10, show_default=True, help="classification, clustering: seeded runs whose mean counts."),
+    click.option("--lengths", metavar="N,N", help="passkey: lengths in tokens; else 256 to 32768, as far as the embedder reads."),
+    click.option("--cache", metavar="DIR", help="mteb: folder that keeps results, so that a task is not run again."),
+    click.option("--rope-base", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Base of the transformer's rotary positions, in place of its own."),
+    click.option("--window", type=click.IntRange(min=1), metavar="N", help="Sliding attention window of the transformer in tokens, in place of its own."),
+)  # fmt: skip
 
 
 @click.command("eval")
-@click.argument("source", metavar="SOURCE")
-@click.option(
-    "--queries", "queries_path", metavar="FILE", help="Queries (_id, text, lang, task); else SOURCE's."
-)
-@click.option(
-    "--qrels", "qrels_path", metavar="PATH", help="A judgements file, or a folder of TASK.tsv files."
-)
-@click.option(
-    "--task",
-    "task_name",
-    metavar="NAME",
-    help="Task of all queries; else the name of each file in a qrels folder.",
-)
-@click.option("--instruction", metavar="TEXT", help="Instruction of all queries, in your own words.")
-@click.option("--query-lang", metavar="CODE", help="Ask queries of this language alone.")
-@click.option("--doc-lang", metavar="CODE", help="Search documents of this language alone.")
-@click.option(
-    "--k",
-    "k",
-    type=click.IntRange(min=10),
-    metavar="N",
-    default=100,
-    show_default=True,
-    help="Depth of Recall.",
-)
-@click.option(
-    "--sample", "sample_size", type=click.IntRange(min=1), metavar="N", help="Ask N of the queries."
-)
-@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Which N are drawn.")
-@click.option(
-    "--pairs/--no-pairs", "by_pair", default=True, help="Measure language pairs too.", show_default=True
-)
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
+@_kind_options
+@_retrieval_options
 @embedder_options
 @chunk_options
 @tasks_file
 @common
 def evaluate(
     *,
-    source: str,
-    queries_path: str | None,
-    qrels_path: str | None,
-    task_name: str | None,
-    instruction: str | None,
-    query_lang: str | None,
-    doc_lang: str | None,
-    k: int,
-    sample_size: int | None,
-    seed: int,
-    by_pair: bool,
+    sources: tuple[str, ...],
+    kind: str,
     embedder: str | None,
     pairs: tuple[str, ...],
     device: str | None,
     dtype: str | None,
     token_budget: int | None,
-    max_tokens: int | None,
-    overlap: float | None,
-    no_split: bool,
-    tasks_path: str | None,
-    as_json: bool,
+    rope_base: float | None,
+    window: int | None,
+    **wanted: Any,
 ) -> None:
-    """Measure nDCG@10, Recall@100 and MRR@10 of documents, overall, by task and by language pair.
+    """Measure an embedder: retrieval from a BEIR folder or an index, or another kind of task from files of yours.
 
-    SOURCE is a BEIR folder (corpus.jsonl, queries.jsonl, qrels), which is indexed in a temporary place, or an index
-    with --queries and --qrels. A document counts at its best chunk's score; the one that is the query itself (same
-    id, or the query's without its q-) is left out unless it is judged relevant. A pair's queries search that
-    language's documents alone.
+    retrieval: nDCG@10, Recall@100 and MRR@10 of documents, overall, by task and by language pair. SOURCE is a BEIR
+    folder (corpus.jsonl, queries.jsonl, qrels), which is indexed in a temporary place, or an index with --queries
+    and --qrels. A document counts at its best chunk's score; the one that is the query itself (same id, or the
+    query's without its q-) is left out unless it is judged relevant. A pair's queries search that language's
+    documents alone. Documents of code whose lang is a programming language give one row a language.
+
+    sts: Spearman's correlation on pairs of sentences with a score. bitext: F1 and accuracy of the nearest neighbour
+    on pairs of translations, both ways. classification: accuracy and macro F1 of a logistic regression; SOURCE is a
+    training and a test file, or a folder with train.jsonl and test.jsonl. clustering: V-measure of k-means. Files
+    are JSON lines or tab-separated (sentence1, sentence2, score; text, label; lang, split), also as .gz.
+
+    passkey: does a vector hold what stands anywhere in a long text? 100 notes of each length, 50 questions, top-1;
+    without SOURCE. It proves length, not understanding: BM25 scores 100 too. mteb: SOURCEs are names of tasks or
+    benchmarks of the library mteb (MIRACLRetrieval, "MTEB(eng, v2)"), whose data it fetches, or Python files that
+    define tasks of your own.
     """
     from embedkit.errors import InputError
-    from embedkit.evaluation import find_file, read_queries, sample
-    from embedkit_cli import judging
-    from embedkit_cli.progress import Meter
-    from embedkit_cli.tasks import TaskBook
 
-    started = time.perf_counter()
-    folder = Path(source)
-    corpus = find_file(folder, "corpus.jsonl")
-    if task_name is not None and instruction is not None:
+    _refuse_foreign(kind)
+    if wanted["task_name"] is not None and wanted["instruction"] is not None:
         raise InputError("--task and --instruction are both given: choose one")
-    if corpus is None and (queries_path is None or qrels_path is None):
+    choice = EmbedderChoice.of(
+        embedder, pairs, device=device, dtype=dtype, token_budget=token_budget, rope_theta=rope_base,
+        sliding_window=window,
+    )  # fmt: skip
+    if kind != "retrieval":
+        from embedkit_cli.kinds import KindOptions, evaluate_kind
+
+        names = KindOptions.__dataclass_fields__
+        evaluate_kind(kind, sources, choice, KindOptions(**{k: v for k, v in wanted.items() if k in names}))
+        return
+    from embedkit_cli.retrieval import RetrievalOptions, evaluate_retrieval
+
+    if len(sources) != 1:
         raise InputError(
-            f"{source} is no BEIR folder (no corpus.jsonl): for an index, give --queries and --qrels"
+            f"retrieval is measured on one SOURCE, a BEIR folder or an index; {len(sources)} are given"
         )
-    choice = EmbedderChoice.of(embedder, pairs, device=device, dtype=dtype, token_budget=token_budget)
-    chunks = chunk_settings(max_tokens, overlap, no_split)
-    if corpus is None and (embedder or choice.options or chunks):
-        raise InputError("an index has its embedder and chunks: leave --embedder and its options out")
-    with ExitStack() as stack:
-        index = None if corpus is not None else _opened(source)
-        book = TaskBook(tasks_path, index.tasks if index is not None else None)
-        task = book.find(task_name) if task_name is not None else None
-        cases = judging.load_cases(Path(qrels_path) if qrels_path else folder, book, task, instruction, k)
-        queries_file = queries_path or find_file(folder, "queries.jsonl") or folder / "queries.jsonl"
-        queries = judging.judged_queries(read_queries(queries_file), cases, query_lang)
-        queries = sample(queries, sample_size, seed)
-        lang = (
-            judging.canonical(doc_lang) if corpus is None and doc_lang else None
-        )  # a folder's other documents are not indexed at all
-        if index is None:
-            index = _temporary(stack, corpus or folder, choice, chunks, doc_lang)
-        with Meter("queries") as meter:
-            done = 0
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                meter.update("searching", done)
-
-            judge = judging.Judge(index, book, lang=lang, by_pair=by_pair, advance=advance)
-            report = judge.run(cases, queries)
-        name = index.embedder.info.name
-        remark = untrained_note(name) if any(not t.obeys for t in report.tasks) else None
-        if remark:
-            note(remark)
-        record = {
-            "source": source,
-            "embedder": name,
-            "documents": index.manifest.documents,
-            **report.to_dict(),
-            "note": remark,
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        if as_json:
-            print_json(record)
-        else:
-            _print(record, report)
+    chunks = chunk_settings(wanted["max_tokens"], wanted["overlap"], wanted["no_split"])
+    names = RetrievalOptions.__dataclass_fields__
+    options = {k: v for k, v in wanted.items() if k in names}
+    evaluate_retrieval(sources[0], choice, embedder is not None, RetrievalOptions(**options, chunks=chunks))
 
 
-def _opened(source: str) -> Index:
-    from embedkit_cli.judging import Remembering
-    from embedkit_indexes import Index
-
-    index = Index.open(source)
-    return Index.open(source, Remembering(index.embedder))
-
-
-def _temporary(
-    stack: ExitStack, corpus: Path, choice: EmbedderChoice, chunks: dict[str, Any], doc_lang: str | None
-) -> Index:
-    import tempfile
-
+def _refuse_foreign(kind: str) -> None:
+    """Raise InputError for an option that the kind would ignore."""
     from embedkit.errors import InputError
-    from embedkit_cli.judging import Remembering, canonical
-    from embedkit_cli.progress import Meter, estimate_documents
-    from embedkit_indexes import BuildProgress, ChunkConfig, Index, ReadOptions, ReadReport, read_corpus
 
-    opened = choice.open()
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-eval-"))
-    read_report = ReadReport()
-
-    def documents() -> Iterator[Document]:
-        found = False
-        for document in read_corpus([str(corpus)], ReadOptions(), read_report):
-            if doc_lang is None or canonical(document.lang) == canonical(doc_lang):
-                found = True
-                yield document
-        if not found and doc_lang is not None:
-            raise InputError(f"{corpus} holds no document of the language {doc_lang!r}: check --doc-lang")
-
-    with Meter("documents") as meter:
-        meter.expect(estimate_documents([str(corpus)]) if meter.shown else None)
-
-        def progress(state: BuildProgress) -> None:
-            meter.update(state.phase, state.documents, state.tokens, "tokens")
-
-        Index.build(
-            directory, documents(), opened, chunking=ChunkConfig(**chunks), embedder_spec=choice.spec,
-            embedder_options=choice.options, progress=progress, read_report=read_report,
-        )  # fmt: skip
-    return Index.open(directory, Remembering(opened))
-
-
-def _print(record: dict[str, Any], report: Report) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    screen = console()
-    screen.print(
-        Text(
-            f"{record['source']}: {record['documents']:,} documents, {record['embedder']}, {record['seconds']:.1f} s"
-        )
-    )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = list(report.overall.to_dict())
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    table.add_row(Text("overall", style="bold"), *_cells(report.overall))
-    if len(report.tasks) > 1 or report.tasks[0].task:
-        for score in report.tasks:
-            table.add_row(Text(f"task {score.task or 'none'}"), *_cells(score.measures))
-    for name, measures in _pair_rows(report.pairs):
-        table.add_row(Text(printable(name), style="dim"), *_cells(measures))
-    screen.print(table)
-
-
-def _pair_rows(pairs: Sequence[PairScore]) -> list[tuple[str, Measures]]:
-    """Return a row a pair, or where that would flood the screen one for equal and one for different languages."""
-    from embedkit.evaluation import pooled
-
-    if len(pairs) <= _MOST_PAIRS:
-        return [(f"{p.query_lang} → {p.document_lang}", p.measures) for p in pairs]
-    same = [p.measures for p in pairs if p.query_lang == p.document_lang]
-    other = [p.measures for p in pairs if p.query_lang != p.document_lang]
-    named = ((f"{len(same)} pairs, same language", same), (f"{len(other)} pairs, across languages", other))
-    return [(f"{name} (--json lists them)", pooled(rows)) for name, rows in named if rows]
-
-
-def _cells(measures: Measures) -> list[str]:
-    queries, *values = measures.to_dict().values()
-    return [f"{queries:,}", *(f"{value:.3f}" for value in values)]
+    for parameter in click.get_current_context().command.params:
+        name = parameter.name or ""
+        if name in _SPECIAL - _OWN_OPTIONS[kind] and was_given(name):
+            takers = [k for k in KINDS if name in _OWN_OPTIONS[k]]
+            raise InputError(f"{parameter.opts[0]} is for --kind {', '.join(takers)}, not for {kind}")

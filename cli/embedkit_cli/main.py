@@ -31,7 +31,7 @@ COMMANDS: dict[str, Entry] = {
     "embedders": Entry("embedders", "embedders", "List the installed embedders and model presets."),
     "info": Entry("inspecting", "info", "Show what an index holds and what built it."),
     "explain": Entry("inspecting", "explain", "Show what is really encoded for a query, and how it is searched."),
-    "eval": Entry("evaluating", "evaluate", "Measure retrieval: nDCG@10, Recall@100, MRR@10."),
+    "eval": Entry("evaluating", "evaluate", "Measure retrieval, similarity, classes, clusters, bitext, long texts, mteb."),
     "train": Entry("training", "train", "Train an embedding model: a recipe of a paper, or your own config."),
     "mine": Entry("mining", "mine", "Find hard negatives for training rows."),
     "doctor": Entry("doctor", "doctor", "Check this installation and print the repair of what is wrong."),

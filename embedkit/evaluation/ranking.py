@@ -1,4 +1,4 @@
-"""Evaluate rankings: BEIR queries and relevance judgements in, nDCG@10, Recall@k and MRR@10 out.
+"""Measure rankings: BEIR queries and relevance judgements in, nDCG@10, Recall@k and MRR@10 out.
 
 The measures come from trec_eval by way of pytrec_eval-terrier (extra [eval]).
 """
@@ -6,13 +6,13 @@ The measures come from trec_eval by way of pytrec_eval-terrier (extra [eval]).
 from __future__ import annotations
 
 import random
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from embedkit.errors import CorpusError, InputError, MissingExtraError
+from embedkit.evaluation.lines import read_lines
 
 Qrels = Mapping[str, Mapping[str, int]]
 _CUTOFF = 10
@@ -70,7 +70,7 @@ def read_queries(path: str | Path, stream: TextIO | None = None) -> list[Query]:
     queries: list[Query] = []
     seen: set[str] = set()
     as_json: bool | None = None
-    for number, line in _lines(path, stream):
+    for number, line in read_lines(path, stream):
         if not line.strip():
             continue
         if as_json is None:
@@ -91,7 +91,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     Takes BEIR's three columns (with or without a header) and TREC's four. Raises CorpusError with the line.
     """
     qrels: dict[str, dict[str, int]] = {}
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         cells = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
         if not line.strip() or (number == 1 and not _is_int(cells[-1])):
             continue
@@ -233,28 +233,6 @@ def pooled(groups: Sequence[Measures]) -> Measures:
 
 def _as_run(documents: Sequence[str]) -> dict[str, float]:
     return {d: float(-rank) for rank, d in enumerate(documents)}
-
-
-def _lines(path: str | Path, stream: TextIO | None = None) -> Iterator[tuple[int, str]]:
-    file = Path(path)
-    try:
-        if stream is not None:
-            yield from enumerate(stream, 1)
-            return
-        with _open(file) as handle:
-            yield from enumerate(handle, 1)
-    except UnicodeDecodeError as e:
-        raise CorpusError(str(path), f"is not UTF-8 text: {e.reason} at byte {e.start}") from e
-    except (OSError, EOFError, zlib.error) as e:
-        raise CorpusError(str(path), getattr(e, "strerror", None) or str(e)) from e
-
-
-def _open(file: Path) -> TextIO:
-    if file.suffix == ".gz":
-        import gzip
-
-        return gzip.open(file, "rt", encoding="utf-8-sig")
-    return file.open(encoding="utf-8-sig")
 
 
 def _json_query(path: str, number: int, line: str) -> Query:
