@@ -31,13 +31,15 @@ def save_finished(
     """
     from embedkit_trainer.dev import encode
     from embedkit_trainer.export import Trained, save_model
+    from embedkit_trainer.packing import undo_packing
 
-    packed = config.stages[-1].packing
+    if any(stage.packing for stage in config.stages):
+        undo_packing(model.backbone)
     trained = Trained(
         model.backbone,
         opened.tokenizer,
         opened.tokens,
-        lambda rows: encode(model, rows, chunk_tokens=4096, packed=packed),
+        lambda rows: encode(model, rows, chunk_tokens=4096),
         weights,
     )
     return save_model(

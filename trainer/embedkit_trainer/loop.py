@@ -65,6 +65,7 @@ class _Run:
         # Data first: what is wrong with it shows before the weights are read.
         self.opened, self.stages, self.run_id = open_stages(config, self.note)
         self.total_steps = 0
+        self.packing = any(s.packing for s in config.stages)  # attention is chosen once
 
     def note(self, text: str) -> None:
         """Tell the user a sentence, once over all processes."""
@@ -78,14 +79,13 @@ class _Run:
         if fresh and self.world.main:
             self.checkpoints.clear()
         self.world.wait()
-        first = self.config.stages[0]
         loaded = load_model(
             self.config.model,
             max(s.query_length for s in self.config.stages),
             max(s.document_length for s in self.config.stages),
             precision=self.config.precision,
             device=self.backend.device,
-            packing=first.packing,
+            packing=self.packing,
         )
         self.loaded = loaded
         progress, optimizer_state = self._resume(loaded.model)
@@ -152,9 +152,11 @@ class _StageRun:
         self.stage = stage
         self.config: StageConfig = stage.config
         self.number = number
+        from embedkit_trainer.model import checkpoint_activations
+
         plain = run.backend.unwrapped(model)
         if self.config.gradient_checkpointing:
-            plain.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(plain.backbone)
         select_trainable(plain, self.config.trainable)
         self.optimizer: Any = build_optimizer(plain, self.config.optimizer)
         self.model, self.optimizer = run.backend.prepare(plain if number == 0 else model, self.optimizer)
@@ -229,7 +231,7 @@ class _StageRun:
         return StepPlan(
             self.stage.chunk_tokens(self.run_.backend.device.type),
             self.config.graph_tokens,
-            self.config.packing,
+            self.run_.packing,
             self.run_.config.precision == "bfloat16",
         )
 

@@ -164,7 +164,7 @@ def load_model(
         from embedkit_trainer.adapters import load_quantized
 
         backbone = load_quantized(
-            str(opened.folder.model), device, trust_remote_code=config.trust_remote_code
+            opened.folder.model, attention=config.attention, trust_remote_code=config.trust_remote_code
         )
     else:
         backbone = load_backbone(opened, torch.bfloat16 if frozen else torch.float32, config)
@@ -206,8 +206,17 @@ def load_backbone(opened: OpenedFolder, dtype: torch.dtype, config: ModelConfig)
         backbone = PeftModel.from_pretrained(backbone, str(opened.adapter)).merge_and_unload()
     if any(p.is_meta for p in backbone.parameters()):
         raise EmbedderError(f"the model in {folder} lacks weights that its config asks for")
-    _drop_pooler(backbone)
+    _freeze_pooler(backbone)
     return backbone
+
+
+def checkpoint_activations(backbone: Any) -> None:
+    """Recompute a layer's activations in the backward pass rather than keep them."""
+    # transformers 5 renames it, and warns under the old name.
+    enable = (
+        getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
+    )
+    enable({"use_reentrant": False})
 
 
 def _set_dropout(settings: Any, rate: float | None) -> None:
@@ -218,7 +227,8 @@ def _set_dropout(settings: Any, rate: float | None) -> None:
             setattr(settings, name, rate)
 
 
-def _drop_pooler(backbone: Any) -> None:
-    # BERT's pooler reads the states that are pooled here, and would stay without a gradient (DDP waits for it).
-    if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None
+def _freeze_pooler(backbone: Any) -> None:
+    # BERT's pooler gets no gradient, and DDP would wait for one; it is saved as it came.
+    pooler = getattr(backbone, "pooler", None)
+    if pooler is not None:
+        pooler.requires_grad_(False)

@@ -53,6 +53,12 @@ def use_packing(backbone: Any) -> None:
     backbone.set_attn_implementation(ATTENTION)
 
 
+def undo_packing(backbone: Any) -> None:
+    """Give a model, or the model inside a PEFT adapter, transformers' own attention back."""
+    plain = backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+    plain.set_attn_implementation("sdpa" if getattr(type(plain), "_supports_sdpa", False) else "eager")
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,

@@ -58,7 +58,7 @@ class Stage:
             store.costs(_negatives(self.config, source))
             for store, source in zip(self.stores, self.config.sources, strict=True)
         ]
-        return self._assembled(self.plan.worst(costs), 0)
+        return self._assembled(self.plan.worst(costs), 0, longest=True)
 
     def chunk_tokens(self, device: str) -> int:
         """Return the token budget of one forward pass on a kind of device."""
@@ -78,7 +78,7 @@ class Stage:
             parts.append(f"{store.name} (line {lines}{more})")
         return "; ".join(parts)
 
-    def _assembled(self, rows: list[tuple[int, int]], step: int) -> Batch:
+    def _assembled(self, rows: list[tuple[int, int]], step: int, *, longest: bool = False) -> Batch:
         return assemble(
             self.stores,
             rows,
@@ -86,6 +86,7 @@ class Stage:
             negatives=[_negatives(self.config, s) for s in self.config.sources],
             seed=self.seed,
             teacher=self.teachers,
+            longest=longest,
         )
 
 
@@ -136,7 +137,10 @@ def _open(
     )
     teachers = None
     if stage.teacher is not None:
-        teachers = _teachers(stage.teacher, stores, cache, note)
+        # Vectors are regressed as they are; scores are compared whatever the widths.
+        regresses = stage.loss.name in ("distil_cosine", "distil_mse")
+        dim = text[0].folder.config.get("hidden_size") if regresses else None
+        teachers = _teachers(stage.teacher, stores, cache, note, dim=dim)
     dev_sets = load_dev_sets(config.dev, text[0].template, text[1], text[2]) if config.dev else []
     return Stage(stage, stores, plan, build_objective(stage.loss, stage.teacher), teachers, dev_sets, seed)
 
@@ -149,21 +153,26 @@ def _store(
     if cut:
         note(
             f"source {store.name}: {store.counts.truncated_queries:,} queries and "
-            f"{store.counts.truncated_documents:,} documents are longer than {tokens.limits()[0]} and "
-            f"{tokens.limits()[1]} tokens and were cut"
+            f"{store.counts.truncated_documents:,} documents reach the limit of {tokens.limits()[0]} and "
+            f"{tokens.limits()[1]} tokens: what is beyond was cut"
         )
     return store
 
 
 def _teachers(
-    config: TeacherConfig, stores: list[TokenStore], cache: Path, note: Callable[[str], None]
+    config: TeacherConfig,
+    stores: list[TokenStore],
+    cache: Path,
+    note: Callable[[str], None],
+    *,
+    dim: int | None,
 ) -> list[TeacherVectors]:
     from embedkit import get_embedder
     from embedkit_trainer.teacher import TeacherVectors
 
     note(f"the teacher {config.embedder} embeds the texts that it has not embedded yet")
     embedder = get_embedder(config.embedder)
-    return [TeacherVectors.build(embedder, store, cache, target=config.target) for store in stores]
+    return [TeacherVectors.build(embedder, store, cache, target=config.target, dim=dim) for store in stores]
 
 
 def _negatives(stage: StageConfig, source: SourceConfig) -> int:

@@ -49,12 +49,13 @@ def render(
 ) -> Rendered:
     """Render a row: a pure function of the row's content, the same in every epoch, process and order of rows.
 
-    The instruction is the row's own, else one of `instructions`, drawn by a hash of query and positive; the share
-    `instruction_dropout` of the rows, drawn likewise, goes without, so that the model also learns the bare query.
+    The instruction is the row's own, else one of `instructions`, drawn by a hash of the query, so that rows which
+    share a query ask for the same, and their positives are not taken for negatives of one another; the share
+    `instruction_dropout` of the queries, drawn likewise, goes without: the model also learns the bare query.
     """
     instruction = row.instruction
     if (instruction is None and instructions) or instruction_dropout:
-        pick, drop = _draws(row)
+        pick, drop = _draws(row.query)
         if instruction is None and instructions:
             instruction = instructions[pick % len(instructions)]
         if drop < instruction_dropout:
@@ -66,9 +67,9 @@ def render(
     )
 
 
-def _draws(row: Row) -> tuple[int, float]:
-    """Return 64 random bits and a uniform number in [0, 1), both of the row's content."""
-    digest = blake2b(f"{row.query}\0{row.positive}".encode(), digest_size=16, person=b"instruction").digest()
+def _draws(query: str) -> tuple[int, float]:
+    """Return 64 random bits and a uniform number in [0, 1), both of the query."""
+    digest = blake2b(query.encode(), digest_size=16, person=b"instruction").digest()
     return int.from_bytes(digest[:8], "big"), (int.from_bytes(digest[8:], "big") >> 11) / (1 << 53)
 
 

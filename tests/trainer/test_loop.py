@@ -1,0 +1,294 @@
+"""The loop on a tiny model and real files: it learns, resumes bit for bit, stops on a signal, and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from embedkit.contract import Template
+from embedkit.errors import CheckpointError, InputError, TrainingError
+from embedkit_trainer.checkpoint import Checkpoints
+from embedkit_trainer.config import (
+    DevConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SourceConfig,
+    StageConfig,
+)
+from embedkit_trainer.events import DevEvent, Event, NoteEvent, StepEvent
+from embedkit_trainer.loop import train
+from tests.embedkit.tiny_models import BERT, LLAMA, save_model
+
+WORDS = (
+    "bicycle planet rain cook salt cloud city soup hour index pepper oil moon tyre air wait task text".split()
+)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of 48 rows: a query of two words, a longer text that holds them, one that does not."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    rng = np.random.default_rng(1)
+    with path.open("w", encoding="utf-8") as f:
+        for n in range(48):
+            a, b, c, d = rng.choice(len(WORDS), 4, replace=False)
+            row = {
+                "query": f"{WORDS[a]} {WORDS[b]}",
+                "positive": f"The {WORDS[b]} and the {WORDS[a]} {n}."
+                + " and so on" * int(rng.integers(0, 6)),
+                "negatives": [f"The {WORDS[c]} of {WORDS[d]}"] if n % 3 else [],
+            }
+            f.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("bert"), "Bert", BERT)
+
+
+@pytest.fixture(scope="module")
+def mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("mistral"), "Mistral", LLAMA)
+
+
+@pytest.fixture
+def config(tmp_path: Path, rows: Path, bert: Path) -> RunConfig:
+    """Return a run of nine steps on a tiny BERT, dropout on."""
+    stage = StageConfig(
+        sources=(SourceConfig(path=str(rows), name="rows", instructions=("Find the sentence",)),),
+        batch_size=8,
+        max_steps=9,
+        epochs=9,
+        query_length=32,
+        document_length=48,
+        chunk_tokens=128,
+        loss=LossConfig(temperature=0.05),
+        optimizer=OptimizerConfig(lr=2e-3, warmup_steps=2),
+    )
+    model = ModelConfig(name=str(bert), pooling="mean", template=Template())
+    return RunConfig(output=str(tmp_path / "model"), model=model, stages=(stage,), save_every=4, device="cpu")
+
+
+def _weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def _equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _stage(config: RunConfig, **changes: object) -> RunConfig:
+    return replace(config, stages=(replace(config.stages[0], **changes),))  # type: ignore[arg-type]
+
+
+def _after(step: int, act: Callable[[], object]) -> Callable[[Event], None]:
+    def listen(event: Event) -> None:
+        if isinstance(event, StepEvent) and event.step == step:
+            act()
+
+    return listen
+
+
+def test_the_loss_falls(config: RunConfig) -> None:
+    """Nine steps on 48 rows lower the loss, and every step says what it did."""
+    events: list[Event] = []
+    report = train(config, events.append)
+    steps = [e for e in events if isinstance(e, StepEvent)]
+    assert [e.step for e in steps] == list(range(1, 10))
+    assert np.mean([e.loss for e in steps[-3:]]) < 0.9 * np.mean([e.loss for e in steps[:3]])
+    assert steps[1].lr == pytest.approx(2e-3)
+    assert steps[-1].lr == pytest.approx(2e-3 / 8)
+    assert all(e.tokens_per_second > 0 and 7 <= e.negatives_per_query <= 15 for e in steps)
+    assert report.steps == 9
+    assert not report.stopped
+    assert (Path(report.folder) / "modules.json").is_file()
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_stopped_run_goes_on_bit_for_bit(config: RunConfig, tmp_path: Path, step: int) -> None:
+    """SIGTERM after any step, then the same command: weights equal those of a run that was never stopped."""
+    whole = replace(config, output=str(tmp_path / "whole"))
+    train(whole)
+    stopped = train(config, _after(step, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert stopped.stopped
+    assert not Path(config.output).exists()
+    notes: list[Event] = []
+    report = train(config, notes.append)
+    assert any("going on" in e.text for e in notes if isinstance(e, NoteEvent))
+    assert report.steps == 9 - step
+    assert _equal(_weights(config.output), _weights(whole.output))
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(config: RunConfig, tmp_path: Path) -> None:
+    """A run that dies between checkpoints repeats the steps since, and ends at the same weights."""
+    whole = replace(config, output=str(tmp_path / "whole"))
+    train(whole)
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(config, _after(6, die))
+    assert train(config).steps == 5
+    assert _equal(_weights(config.output), _weights(whole.output))
+
+
+def test_stages_follow_one_another(config: RunConfig, tmp_path: Path) -> None:
+    """Two stages run with their own losses, and a stop in the second resumes there, bit for bit."""
+    first = replace(config.stages[0], name="pre", max_steps=4)
+    second = replace(
+        config.stages[0], name="fine", max_steps=4, loss=LossConfig(name="gte", temperature=0.01)
+    )
+    config = replace(config, stages=(first, second))
+    whole = replace(config, output=str(tmp_path / "whole"))
+    seen: list[tuple[str, int]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepEvent):
+            seen.append((event.stage, event.step))
+            if event.stage == "fine" and event.step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    train(whole)
+    assert train(config, listen).stopped
+    train(config, listen)
+    assert seen == [("pre", n) for n in range(1, 5)] + [("fine", n) for n in range(1, 5)]
+    assert _equal(_weights(config.output), _weights(whole.output))
+
+
+def test_another_config_is_refused(config: RunConfig) -> None:
+    """A checkpoint of another learning rate is not taken up, and stays; --fresh begins anew."""
+    train(config, _after(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    other = _stage(config, optimizer=OptimizerConfig(lr=1e-3, warmup_steps=2))
+    with pytest.raises(CheckpointError, match="another config"):
+        train(other)
+    assert train(other, fresh=True).steps == 9
+
+
+def test_a_broken_checkpoint_is_found(config: RunConfig) -> None:
+    """A flipped byte in a checkpoint is refused by name."""
+    train(config, _after(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    latest = Checkpoints(Path(f"{config.output}.work/checkpoints")).latest()
+    assert latest is not None
+    path = latest / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors is missing or altered"):
+        train(config)
+
+
+def test_a_nan_loss_names_step_rows_and_checkpoint(config: RunConfig) -> None:
+    """A loss that is no number stops the run with the step, its rows and the checkpoint before it."""
+
+    class Poison:
+        """Put a NaN into the model once step 5 is reported."""
+
+        def __call__(self, event: Event) -> None:
+            if isinstance(event, StepEvent) and event.step == 5:
+                poisoned.append(True)
+
+    poisoned: list[bool] = []
+    forward = torch.nn.functional.layer_norm
+
+    def broken(*args: object, **options: object) -> torch.Tensor:
+        out = forward(*args, **options)  # type: ignore[arg-type]
+        return out * float("nan") if poisoned else out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "layer_norm", broken)
+        with pytest.raises(TrainingError) as caught:
+            train(config, Poison())
+    text = str(caught.value)
+    assert "step 6" in text
+    assert "nan" in text
+    assert "rows (line " in text
+    assert "stage00-step00000004" in text
+    assert train(config).steps == 5
+
+
+def test_lora_on_a_decoder(config: RunConfig, mistral: Path) -> None:
+    """LoRA trains a decoder by its last token: the merged model differs from the base, the loss fell."""
+    config = replace(
+        config,
+        model=ModelConfig(name=str(mistral), tuning="lora", template=Template()),
+        stages=(replace(config.stages[0], gradient_checkpointing=True, packing=True),),
+    )
+    events: list[Event] = []
+    train(config, events.append)
+    losses = [e.loss for e in events if isinstance(e, StepEvent)]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    before, after = load_file(mistral / "model.safetensors"), _weights(config.output)
+    assert before.keys() == after.keys()
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert moved
+    assert all("proj" in k for k in moved)
+
+
+def test_dev_sets_choose_the_best(config: RunConfig, tmp_path: Path, rows: Path) -> None:
+    """nDCG@10 is told before the first step and on the way, and the saved model is the best one, not the last."""
+    folder = tmp_path / "beir"
+    folder.mkdir()
+    read = [json.loads(line) for line in rows.read_text().splitlines()]
+    (folder / "corpus.jsonl").write_text(
+        "\n".join(json.dumps({"_id": f"d{i}", "text": r["positive"]}) for i, r in enumerate(read))
+    )
+    (folder / "queries.jsonl").write_text(
+        "\n".join(json.dumps({"_id": f"q{i}", "text": r["query"]}) for i, r in enumerate(read))
+    )
+    (folder / "qrels.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n" + "\n".join(f"q{i}\td{i}\t1" for i in range(len(read)))
+    )
+    dev = DevConfig(folders=(str(folder),), instructions=("Find the sentence",), every=3)
+    # A rate that destroys what was learnt: the best weights are not the last.
+    wild = _stage(
+        config, optimizer=OptimizerConfig(lr=0.5, warmup_steps=0, schedule="constant", max_grad_norm=0)
+    )
+    events: list[Event] = []
+    report = train(replace(wild, dev=dev), events.append)
+    scores = [e for e in events if isinstance(e, DevEvent)]
+    assert [e.step for e in scores] == [0, 3, 6, 9]
+    best = max(scores, key=lambda e: e.mean)
+    assert report.best == best.mean
+    assert best.step == 0
+    from embedkit import get_embedder
+
+    embedder = get_embedder(f"transformer:{report.folder}", dtype="float32")
+    base = get_embedder(f"transformer:{config.model.name}", dtype="float32", pooling="mean")
+    texts = ["The salt and the rain."]
+    assert np.allclose(embedder.encode_document(texts), base.encode_document(texts), atol=1e-5)
+
+
+def test_accumulation_is_one_step(config: RunConfig) -> None:
+    """Two batches a step halve the number of steps, and the negatives stay those of one batch."""
+    events: list[Event] = []
+    train(_stage(config, accumulation=2, max_steps=3), events.append)
+    steps = [e for e in events if isinstance(e, StepEvent)]
+    assert len(steps) == 3
+    assert all(e.negatives_per_query <= 15 for e in steps)
+
+
+def test_only_named_weights_train(config: RunConfig) -> None:
+    """`trainable` patterns leave all other weights as they were; one that matches nothing is refused."""
+    train(_stage(config, trainable=(r"word_embeddings",)))
+    before, after = load_file(Path(config.model.name) / "model.safetensors"), _weights(config.output)
+    moved = {k for k in after if not torch.equal(before[k], after[k])}
+    assert {k for k in moved if "word_embeddings" not in k} == set()
+    assert moved
+    with pytest.raises(InputError, match="matches no parameter"):
+        train(_stage(replace(config, output=config.output + "2"), trainable=("nothing",)))
