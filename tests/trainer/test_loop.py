@@ -31,8 +31,9 @@ from embedkit_trainer.loop import train
 from tests.embedkit.tiny_models import BERT, LLAMA, save_model
 
 WORDS = (
-    "bicycle planet rain cook salt cloud city soup hour index pepper oil moon tyre air wait task text".split()
-)
+    "bicycle", "planet", "rain", "cook", "salt", "cloud", "city", "soup", "hour", "index", "pepper", "oil",
+    "moon", "tyre", "air", "wait", "task", "text",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +56,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny BERT."""
     return save_model(tmp_path_factory.mktemp("bert"), "Bert", BERT)
 
 
 @pytest.fixture(scope="module")
 def mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny Mistral."""
     return save_model(tmp_path_factory.mktemp("mistral"), "Mistral", LLAMA)
 
 
