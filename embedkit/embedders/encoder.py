@@ -11,7 +11,8 @@ from embedkit.embedders.batching import BudgetedForward, Ids, plan_batches
 from embedkit.embedders.folder import DenseLayer
 from embedkit.embedders.packing import LENGTH_STEP, PackedBert
 from embedkit.embedders.pooling import pool
-from embedkit.errors import EmbedderError
+from embedkit.embedders.positions import override_positions
+from embedkit.errors import EmbedderError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,10 @@ _MERGE_LIMIT = 2_000_000_000  # parameters; above it an adapter stays beside the
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """Say all that a process needs to build an encoder; picklable."""
+    """Say all that a process needs to build an encoder; picklable.
+
+    `rope_theta` and `sliding_window` override the model's own (`positions.py`).
+    """
 
     model: str
     adapter: str | None
@@ -36,6 +40,8 @@ class EncoderSpec:
     token_budget: int | None
     eos: int | None
     trust_remote_code: bool
+    rope_theta: float | None = None
+    sliding_window: int | None = None
 
 
 class Encoder:
@@ -152,8 +158,11 @@ def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(spec.model, **options)
+        override_positions(config, spec.rope_theta, spec.sliding_window)
         kind = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        model = kind.from_pretrained(spec.model, dtype=dtype, **options)
+        model = kind.from_pretrained(spec.model, config=config, dtype=dtype, **options)
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
         raise EmbedderError(f"the model in {spec.model} cannot be loaded: {e}") from e
     if spec.adapter is not None:

@@ -67,16 +67,27 @@ class TransformerEmbedder(Embedder):
         token_budget: int | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        rope_theta: float | None = None,
+        sliding_window: int | None = None,
     ) -> TransformerEmbedder:
         """Load a model folder, a PEFT adapter folder or a hub id.
 
         What is not given comes from embedkit.json (a model trained here, whose golden ids and vectors are
-        checked), then from the sentence-transformers files, the preset that the name matches, the architecture. `dtype` "auto" (the default) is bfloat16 where the device
-        multiplies it fast. `device` "cuda:all" or a list starts one process per device. `token_budget`
-        bounds rows x length of a batch. Raises InputError, EmbedderError or MissingExtraError; warns where the
+        checked), then from the sentence-transformers files, the preset that the name matches, the architecture.
+        `dtype` "auto" (the default) is bfloat16 where the device multiplies it fast. `device` "cuda:all" or a list
+        starts one process per device. `token_budget` bounds rows x length of a batch. `rope_theta` and
+        `sliding_window` override the base of the rotary positions and the attention window (tokens), to try longer
+        texts than the model was trained on. Raises InputError, EmbedderError or MissingExtraError; warns where the
         folder brings code of its own, which runs with `trust_remote_code` alone.
         """
-        _check_options(pooling, dtype, max_length, token_budget)
+        _check_options(
+            pooling,
+            dtype,
+            max_length=max_length,
+            token_budget=token_budget,
+            rope_theta=rope_theta,
+            sliding_window=sliding_window,
+        )
         _require_torch()
         opened = open_folder(
             name_or_path,
@@ -104,11 +115,13 @@ class TransformerEmbedder(Embedder):
             token_budget,
             tokens.suffix[-1] if opened.pooling == "last" else None,
             trust_remote_code,
+            rope_theta,
+            sliding_window,
         )
         backend = open_backend(spec, device)
         if not trust_remote_code:
             _warn_of_own_code(folder)
-        if saved is not None:
+        if saved is not None and rope_theta is None and sliding_window is None:
             check_golden_vectors(saved, backend.encode([golden.ids for golden in saved.golden]), folder.root)
         info = EmbedderInfo(
             name=f"transformer:{name_or_path}",
@@ -137,9 +150,7 @@ class TransformerEmbedder(Embedder):
         return self._backend.encode(self._tokens(texts))
 
 
-def _check_options(
-    pooling: str | None, dtype: str | None, max_length: int | None, token_budget: int | None
-) -> None:
+def _check_options(pooling: str | None, dtype: str | None, **numbers: float | None) -> None:
     problems = []
     if pooling is not None and pooling not in POOLINGS:
         problems.append(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
@@ -147,7 +158,7 @@ def _check_options(
         problems.append(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     problems += [
         f"{name} {value} must be at least 1"
-        for name, value in (("max_length", max_length), ("token_budget", token_budget))
+        for name, value in numbers.items()
         if value is not None and value < 1
     ]
     if problems:
@@ -183,7 +194,11 @@ def _weights_hash(folder: ModelFolder, spec: EncoderSpec) -> str:
     files = folder.weight_files()
     if spec.adapter is not None:
         files += adapter_files(Path(spec.adapter))
-    return joint_hash(files)
+    weights = joint_hash(files)
+    if spec.rope_theta is None and spec.sliding_window is None:
+        return weights
+    # Other positions are another model: an index built with them is searched with them alone.
+    return f"{weights} rope_theta {spec.rope_theta} sliding_window {spec.sliding_window}"
 
 
 def _tokenizer_hash(folder: ModelFolder, tokens: TokenBuilder) -> str:

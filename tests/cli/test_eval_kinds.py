@@ -216,3 +216,17 @@ def test_bad_input_is_one_sentence(
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(message.format(tmp=tmp_path))
     assert result.stderr.count("\n") == 1
+
+
+def test_rope_base_and_window_reach_the_transformer(invoke: Invoke, tmp_path: Path) -> None:
+    """Passkey under --rope-base and --window runs on a transformer, and is refused by an embedder that has neither."""
+    pytest.importorskip("torch")
+    from tests.embedkit.tiny_models import LLAMA, save_model
+
+    model = save_model(tmp_path / "model", "Mistral", LLAMA)
+    run = ["--kind", "passkey", "--lengths", "200", "--embedder", model]
+    found = _evaluate(invoke, *run, "--rope-base", "50", "--window", "16")
+    assert found["groups"][0]["count"] == 50 and found["groups"][0]["tokens"] <= 200
+    refused = invoke("eval", "--kind", "passkey", "--lengths", "64", "--rope-base", "50")
+    assert refused.exit_code == 2
+    assert "option of the embedder 'openvino'" in refused.stderr and "rope_theta" in refused.stderr

@@ -41,6 +41,7 @@ _NEEDS = {
     "Use an OpenAI-compatible server": "openai",
     "Use it in LlamaIndex": "llama_index.core",
     "Evaluate": "pytrec_eval",
+    "Evaluate an embedder beyond retrieval": "sklearn",
     "Use": "pytrec_eval",
 }
 _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
