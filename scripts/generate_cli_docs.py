@@ -17,7 +17,7 @@ HEAD = """\
 This page is generated from the commands (`python scripts/generate_cli_docs.py`): do not edit it.
 
 Results go to stdout, remarks (`note: …`), errors (`error: …`) and progress to stderr; progress is shown on a
-terminal alone. Every command that prints results prints them as JSON with `--json`.
+terminal alone, but for `train`, which writes a line now and then elsewhere. Every command that prints results prints them as JSON with `--json`.
 
 | exit code | meaning |
 | --- | --- |

@@ -107,7 +107,11 @@ def _stage(stage: StageConfig, config: RunConfig, need_data: bool) -> Iterator[s
         yield f"{path}.sources: there is none: add [[stages.sources]] with a path"
     yield from _doubles(f"{path}.sources", [s.name for s in stage.sources])
     for source in stage.sources:
-        yield from _source(source, f"{path}.sources.{source.name or '?'}", need_data)
+        yield from _source(source, f"{path}.sources.{source.name or '?'}")
+    missing = [repr(s.path) for s in stage.sources if s.path and not _found(s.path)] if need_data else []
+    if missing:
+        is_there = "does not exist" if len(missing) == 1 else "do not exist"
+        yield f"{path}.sources: {', '.join(missing)} {is_there}: check the path, or try the run with --tiny"
 
 
 def _fit(stage: StageConfig, path: str) -> Iterator[str]:
@@ -152,7 +156,7 @@ def _optimizer(optimizer: OptimizerConfig, path: str) -> Iterator[str]:
         yield f"{path}.betas = {list(optimizer.betas)} must both be from 0 up to, not including, 1"
 
 
-def _source(source: SourceConfig, path: str, need_data: bool) -> Iterator[str]:
+def _source(source: SourceConfig, path: str) -> Iterator[str]:
     yield from _between(source, path, ratio=(0, 1, "(]"), instruction_dropout=(0, 1, "[]"))
     yield from _above(source, path, weight=0)
     yield from _least(source, path, negatives=0, limit=1)
@@ -163,8 +167,6 @@ def _source(source: SourceConfig, path: str, need_data: bool) -> Iterator[str]:
         yield f"{path}.format = {source.format!r} is unknown: {suggest(source.format, known)}"
     if not source.path:
         yield f"{path}.path is missing: name a file, a folder or a glob"
-    elif need_data and not _found(source.path):
-        yield f"{path}.path {source.path!r} does not exist: check it (`--tiny` runs without it)"
 
 
 def _dev(dev: DevConfig, need_data: bool) -> Iterator[str]:

@@ -119,7 +119,9 @@ def build_config(
         recipe = f"{file.recipe}, ablation {ablation}"
     name = config.name if "name" in tables else file.recipe or file.path.stem
     suffix = (f"-{ablation}" if ablation else "") + ("-tiny" if tiny else "")
-    target = str(output) if output is not None else _resolved(file.base, config.output + suffix)
+    target = str(output) if output is not None else config.output.strip()
+    if output is None and target:
+        target = _resolved(file.base, target + suffix)
     work = _resolved(file.base, config.work + suffix) if config.work else target.rstrip("/") + ".work"
     config = replace(config, recipe=recipe, name=name, output=target, work=work)
     return _resolve_inputs(config, file.base)

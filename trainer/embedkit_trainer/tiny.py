@@ -23,16 +23,18 @@ from embedkit_trainer.sources import path_exists
 
 ROWS = 32
 BATCH = 8
-STEPS = 8
+STEPS = 6
 WARMUP = 2
 LENGTH = 64
 _NEGATIVES = 2
 _DEV_QUERIES = 20
-_CHUNK = 4 * LENGTH
+_CHUNK = 8 * LENGTH
 _ACCUMULATION = 2
 _TEXTS_PER_SOURCE = 200
 _TEACHER_SEED = 1
 _WIDTHS = (16, 32, 48)
+#: Losses that read a teacher's scores from the rows.
+_SCORED = ("distil_kl", "margin_mse")
 
 
 def shrink(config: RunConfig, work: Path) -> RunConfig:
@@ -63,7 +65,10 @@ def shrink(config: RunConfig, work: Path) -> RunConfig:
 
 
 def sample_path(format_name: str) -> Path:
-    """Return the shipped sample of a format: a file or a folder. Raises InputError where there is none."""
+    """Return the shipped sample of a format: a file or a folder. Raises InputError where there is none.
+
+    "scored" is a sample of "rows" whose rows have negatives and a teacher's scores.
+    """
     folder = Path(str(resources.files("embedkit_trainer") / "recipes" / "samples" / format_name))
     if not folder.exists():
         raise InputError(f"no sample of the format {format_name!r} is shipped: name a path that exists")
@@ -71,13 +76,13 @@ def sample_path(format_name: str) -> Path:
 
 
 def stand_ins(before: RunConfig, after: RunConfig) -> list[str]:
-    """Return a remark for each source whose data was not there, so that a shipped sample stands in."""
-    remarks = []
-    for old, new in zip(before.stages, after.stages, strict=True):
-        for source, tiny in zip(old.sources, new.sources, strict=True):
-            if source.path != tiny.path:
-                remarks.append(f"{source.path} is not there: the shipped sample of {source.format} stands in")
-    return remarks
+    """Return the paths that were not there, so that shipped samples stand in for them."""
+    return [
+        source.path
+        for old, new in zip(before.stages, after.stages, strict=True)
+        for source, small in zip(old.sources, new.sources, strict=True)
+        if source.path != small.path
+    ]
 
 
 def _model(model: ModelConfig, base: str) -> ModelConfig:
@@ -95,7 +100,7 @@ def _stage(stage: StageConfig) -> StageConfig:
     steps = min(stage.max_steps or STEPS, STEPS)
     return replace(
         stage,
-        sources=tuple(map(_source, stage.sources)),
+        sources=tuple(_source(source, stage.loss.name in _SCORED) for source in stage.sources),
         batch_size=min(stage.batch_size, BATCH),
         epochs=float(STEPS),  # more than enough rows for the steps, whatever the slices hold
         max_steps=steps,
@@ -111,8 +116,10 @@ def _stage(stage: StageConfig) -> StageConfig:
     )
 
 
-def _source(source: SourceConfig) -> SourceConfig:
-    path = source.path if path_exists(source.path) else str(sample_path(source.format))
+def _source(source: SourceConfig, scored: bool) -> SourceConfig:
+    path = source.path
+    if not path_exists(path):
+        path = str(sample_path("scored" if scored and source.format == "rows" else source.format))
     negatives = None if source.negatives is None else min(source.negatives, _NEGATIVES)
     return replace(source, path=path, ratio=1.0, limit=min(source.limit or ROWS, ROWS), negatives=negatives)
 

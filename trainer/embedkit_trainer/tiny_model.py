@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,30 +104,12 @@ def make_tiny_model(folder: Path, model_type: str, texts: Sequence[str], seed: i
 
 def _save_tokenizer(folder: Path, family: _Family, texts: Sequence[str]) -> int:
     import transformers
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import processors
 
     names = [*family.roles.values()]
-    options: dict[str, Any] = {"vocab_size": _VOCABULARY, "special_tokens": names, "show_progress": False}
-    tokenizer: Any
-    trainer: Any
-    if family.model == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token=family.roles["unk_token"]))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(**options)
-    elif family.model == "unigram":
-        tokenizer = Tokenizer(models.Unigram())
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        tokenizer.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(unk_token=family.roles["unk_token"], **options)
-    else:
-        # Byte-level in every decoder family: a tiny vocabulary then has no unknown character.
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)
-    tokenizer.train_from_iterator(texts, trainer)
+    make = {"wordpiece": _wordpiece, "unigram": _unigram, "bpe": _byte_level}[family.model]
+    tokenizer = make(names, family.roles.get("unk_token", ""), texts)
+    tokenizer.add_special_tokens(names)
     used = [(name, tokenizer.token_to_id(name)) for name in (*family.before, *family.after)]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=[*family.before, "$A", *family.after], special_tokens=used
@@ -135,9 +119,65 @@ def _save_tokenizer(folder: Path, family: _Family, texts: Sequence[str]) -> int:
     return int(tokenizer.get_vocab_size())
 
 
+def _wordpiece(names: list[str], unknown: str, texts: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokenizer: Any = Tokenizer(models.WordPiece(unk_token=unknown))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words = _counts(tokenizer, texts)
+    letters = sorted({letter for word in words for letter in word})
+    pieces = dict.fromkeys([*names, *letters, *(f"##{letter}" for letter in letters), *words])
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer.model = models.WordPiece(vocab=vocabulary, unk_token=unknown)
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _unigram(names: list[str], unknown: str, texts: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer: Any = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    words = _counts(tokenizer, texts)
+    letters = sorted({letter for word in words for letter in word} - words.keys())
+    pieces = [(name, 0.0) for name in names]
+    pieces += [(letter, -10.0) for letter in letters]
+    pieces += [(word, math.log(count)) for word, count in words.items()]
+    tokenizer.model = models.Unigram(pieces, names.index(unknown))
+    tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
+
+
+def _byte_level(names: list[str], unknown: str, texts: Sequence[str]) -> Any:
+    """Return byte-level BPE, for every decoder family: a tiny vocabulary then has no unknown character."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    del unknown
+    tokenizer: Any = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY, special_tokens=names, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _counts(tokenizer: Any, texts: Sequence[str]) -> dict[str, int]:
+    """Return the most frequent words with their counts; ties by spelling, as the library's trainers do not."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_VOCABULARY])
+
+
 def _save_weights(folder: Path, model_type: str, vocabulary: int, seed: int) -> None:
     import torch
     import transformers
+    from safetensors.torch import save_file
 
     family = _FAMILIES[model_type]
     ids = {role: i for i, role in enumerate(family.roles)}
@@ -153,4 +193,7 @@ def _save_weights(folder: Path, model_type: str, vocabulary: int, seed: int) -> 
         torch.manual_seed(seed)
         auto: Any = transformers.AutoModel
         model = auto.from_config(config)
-    model.eval().save_pretrained(str(folder))
+    config.save_pretrained(str(folder))
+    # transformers' own saving draws a progress bar.
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
