@@ -81,10 +81,9 @@ def packed_attention(
     del attention_mask, dropout
     if row_offsets is None:
         raise RuntimeError("packed attention was called without the rows' offsets")
-    causal = bool(getattr(module, "is_causal", False))
-    window = (-1, -1)
-    if causal:
-        window = (sliding_window - 1 if sliding_window else -1, 0)
+    # transformers gives the exclusive bound of a window, on both sides where attention looks both ways.
+    reach = sliding_window - 1 if sliding_window else -1
+    window = (reach, 0 if getattr(module, "is_causal", False) else reach)
     rows = _Rows(row_offsets, longest_row, scaling, window)
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     attend = _varlen if q.is_cuda else _by_row
@@ -123,7 +122,7 @@ def _by_row(q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
         mask = None
         if 0 <= left < length - 1:
             distance = torch.arange(length)[:, None] - torch.arange(length)
-            mask = (distance >= 0) & (distance <= left)
+            mask = (distance >= -right) & (distance <= left)
         one_q, one_k, one_v = (t[start:end].transpose(0, 1)[None] for t in (q, k, v))
         part = scaled_dot_product_attention(
             one_q,
