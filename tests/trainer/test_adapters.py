@@ -158,3 +158,26 @@ def test_lora_without_peft_names_the_extra(bases: dict[str, Path], monkeypatch: 
 def test_plain_weights_are_not_quantized(bases: dict[str, Path]) -> None:
     """A float model is never taken for an nf4 one."""
     assert not is_quantized(plain_model(bases["Bert"]))
+
+
+def test_an_nf4_model_is_merged_from_the_weights_it_was_trained_around(tmp_path: Path) -> None:
+    """QLoRA: only the adapter is trained, it moves, and the merged float model gives the vectors of nf4 and adapter."""
+    pytest.importorskip("bitsandbytes", reason="needs the extra [qlora]")
+    from embedkit_trainer.adapters import _load_nf4
+
+    sizes = {"hidden_size": 128, "intermediate_size": 256}  # bitsandbytes on CPUs takes no odd ones
+    folder = save_model(tmp_path, "Mistral", FAMILIES["Mistral"], **sizes)
+    model = add_lora(_load_nf4(folder, {"": "cpu"}, None, False), LoraConfig(r=2))
+    assert is_quantized(model)
+    assert all("lora_" in n for n in _trained_names(model))
+    start = remember(model)
+    for _ in range(3):
+        _step(model, lr=1e-2)
+    assert require_moved(model, start) > 0.4
+    rows = [[1, 5, 9, 2], [1, 30, 31, 32, 33, 2]]
+    expected = plain_vectors(model.eval(), rows, "last")
+    merged = merge(model, rows)
+    assert not is_quantized(merged)
+    assert cosines(plain_vectors(merged, rows, "last"), expected).min() >= 0.999
+    base = plain_vectors(plain_model(folder), rows, "last")
+    assert cosines(base, expected).max() < 0.999, "adapter and nf4 change the vectors"

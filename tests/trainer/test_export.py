@@ -198,6 +198,11 @@ def test_what_stands_there_is_not_lost_unasked(tmp_path: Path) -> None:
     (other / "chapter.txt").write_text("years of work")
     with pytest.raises(StoreError, match="no saved model"):
         save_model(trained, record, other, replace_existing=True)
+    (other / "embedkit.json").write_text('{"format": 1, "fingerprint": "ek1:0"}')  # as an index has
+    with pytest.raises(StoreError, match="no saved model"):
+        save_model(trained, record, other, replace_existing=True)
+    with pytest.raises(StoreError, match="no saved model"):
+        save_model(trained, record, other / "chapter.txt", replace_existing=True)
     folder = tmp_path / "model"
     folder.mkdir()
     save_model(trained, record, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -152,40 +153,49 @@ def _sample(parameter: torch.Tensor) -> torch.Tensor:
     return flat[:: max(1, flat.numel() // _SAMPLED)].cpu()
 
 
-def merge(
-    model: Any,
-    rows: Sequence[Ids] | None = None,
-    *,
-    base: Path | None = None,
-    trust_remote_code: bool = False,
-) -> Any:
+def merge(model: Any, rows: Sequence[Ids] | None = None) -> Any:
     """Return a float32 model with the adapter merged in; the given PeftModel stays as it is.
 
-    The states of `rows` (token ids) must keep a cosine of 0.9999 through the merge. An nf4 backbone cannot take
-    an adapter without loss: its weights are read again from `base`, in full. Holds a second copy of the model, in
-    float32. Raises TrainingError where the merged model computes something else.
+    The states of `rows` (token ids) must keep a cosine of 0.9999 through the merge. An nf4 backbone is taken out
+    of nf4 first: what the adapter was trained around are those weights, not the base's own. Holds a second copy of
+    the model, in float32. Raises TrainingError where the merged model computes something else.
     """
-    import torch
-
     try:
-        if is_quantized(model):
-            if base is None:
-                raise TrainingError(
-                    "an nf4 model is merged from its base's own weights: name the base folder"
-                )
-            return merge_adapter(_unquantized(model, base, trust_remote_code), rows)
-        with torch.no_grad():
-            return merge_adapter(copy.deepcopy(model).float(), rows)
+        whole = _unquantized(model) if is_quantized(model) else copy.deepcopy(model).float()
+        return merge_adapter(whole, rows)
     except EmbedderError as e:
         raise TrainingError(f"{e}; or keep the adapter beside its base (merge = false)") from e
 
 
-def _unquantized(model: Any, base: Path, trust: bool) -> Any:
+def _unquantized(model: Any) -> Any:
+    """Return a float32 copy, on the CPU, of a PeftModel over nf4 weights."""
     import peft
-    import torch
-    from transformers import AutoModel
 
+    base = model.get_base_model()
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(base)(config).float()
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        plain = AutoModel.from_pretrained(str(base), dtype=torch.float32, trust_remote_code=trust)
+        # Before the weights are read: it takes them out of the order that bitsandbytes gives them on CPUs.
+        model.save_pretrained(folder, save_embedding_layers=False)
+        weights = {
+            name.replace(".base_layer.", "."): _in_full(parameter)
+            for name, parameter in base.named_parameters()
+            if "lora_" not in name
+        }
+        missing = {n for n, _ in plain.named_parameters()} - set(weights)
+        if missing:
+            raise TrainingError(
+                f"the nf4 model lacks {min(missing)!r}: keep the adapter beside its base (merge = false)"
+            )
+        plain.load_state_dict(weights, strict=False)
         return peft.PeftModel.from_pretrained(plain, folder)
+
+
+def _in_full(parameter: Any) -> torch.Tensor:
+    if type(parameter).__name__ == "Params4bit":
+        functional = importlib.import_module("bitsandbytes.functional")
+        parameter = functional.dequantize_4bit(parameter.data, parameter.quant_state)
+    full: torch.Tensor = parameter.detach().float().cpu()
+    return full

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.contract import Template
-from embedkit.embedders.hub import local_folder
-from embedkit.embedders.saved import FILE, Golden, SavedModel, check_golden_vectors
+from embedkit.embedders.saved import Golden, SavedModel, check_golden_vectors, read_saved
 from embedkit.errors import EmbedkitError, StoreError, TrainingError
 from embedkit.hashing import joint_hash
 from embedkit.tasks import resolve_instruction
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
 
     Embed = Callable[[Sequence[Ids]], NDArray[np.float32]]
 
-_NF4_COSINE = 0.95  # what nf4 arithmetic may differ by from the same weights in full
+_NF4_COSINE = 0.5  # over its base's own weights a QLoRA adapter gives other vectors, but not anyhow
+_NF4_FIGURE = "least cosine of the vectors with those of training (over nf4 weights)"
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ def save_model(
         beside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.writing"
         beside.mkdir()
         try:
-            adapter = _write_weights(trained, record, beside, merged, trust_remote_code)
+            adapter = _write_weights(trained, record, beside, merged)
             write_tokenizer(beside, trained.tokenizer, trained.tokens, record)
             write_modules(beside, dim, record)
-            record = _opened_again(trained, record, beside, trust_remote_code)
+            record = _opened_again(trained, record, beside, adapter, trust_remote_code)
             record.write(beside)
             card = model_card(record, name=folder.name, adapter=adapter, dim=dim)
             (beside / "README.md").write_text(card, encoding="utf-8")
@@ -103,7 +103,11 @@ def check_destination(folder: Path, replace_existing: bool) -> None:
     """Raise StoreError where `save_model` would refuse `folder`; ask before the first step, not after the last."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not (folder / FILE).is_file():
+    try:
+        saved = read_saved(folder) if folder.is_dir() else None
+    except InputError:  # an index has a file of that name too
+        saved = None
+    if saved is None:
         raise StoreError(f"{folder} holds something that is no saved model: name another output folder")
     if not replace_existing:
         raise StoreError(
@@ -139,16 +143,14 @@ def _with_golden(trained: Trained, record: SavedModel) -> SavedModel:
     return replace(record, golden=golden, version=version("embedkit-retrieval"))
 
 
-def _write_weights(trained: Trained, record: SavedModel, folder: Path, merged: bool, trust: bool) -> bool:
+def _write_weights(trained: Trained, record: SavedModel, folder: Path, merged: bool) -> bool:
     """Write weights and config; return whether they are an adapter's alone."""
     model = trained.backbone
     if not hasattr(model, "peft_config"):
         model.save_pretrained(str(folder), state_dict=trained.state_dict)
         return False
     if merged:
-        base = local_folder(record.base, record.commit) if is_quantized(model) else None
-        rows = [golden.ids for golden in record.golden]
-        whole = merge(model, rows, base=base, trust_remote_code=trust)
+        whole = merge(model, [golden.ids for golden in record.golden])
         whole.to(_dtype(model)).save_pretrained(str(folder))
         return False
     # Embeddings are never resized here; "auto" would ask the hub for the base's vocabulary.
@@ -161,13 +163,15 @@ def _write_weights(trained: Trained, record: SavedModel, folder: Path, merged: b
     return True
 
 
-def _opened_again(trained: Trained, record: SavedModel, folder: Path, trust: bool) -> SavedModel:
+def _opened_again(
+    trained: Trained, record: SavedModel, folder: Path, adapter: bool, trust: bool
+) -> SavedModel:
     """Open the folder as a user will, which checks ids and vectors; return the record it holds at the end."""
     from embedkit.embedders.transformer import TransformerEmbedder
 
     dtype = str(_dtype(trained.backbone)).removeprefix("torch.")
     try:
-        if is_quantized(trained.backbone):
+        if adapter and is_quantized(trained.backbone):
             record = _in_full(record, folder, trust)
         record.write(folder)
         TransformerEmbedder.open(str(folder), dtype=dtype, device="cpu", trust_remote_code=trust)
@@ -177,7 +181,10 @@ def _opened_again(trained: Trained, record: SavedModel, folder: Path, trust: boo
 
 
 def _in_full(record: SavedModel, folder: Path, trust: bool) -> SavedModel:
-    """Return the record with the vectors of the unquantised weights, which serve; nf4 ones are only near them."""
+    """Return the record with the vectors of the adapter over its base's own weights, which serve it.
+
+    It was trained over nf4 weights; how near the two are is recorded among the figures.
+    """
     from embedkit.embedders.transformer import TransformerEmbedder
 
     embedder = TransformerEmbedder.open(
@@ -190,12 +197,13 @@ def _in_full(record: SavedModel, folder: Path, trust: bool) -> SavedModel:
         trust_remote_code=trust,
     )
     vectors = embedder.encode_document([golden.rendered(record.template) for golden in record.golden])
-    check_golden_vectors(record, vectors, folder, _NF4_COSINE)
+    least = check_golden_vectors(record, vectors, folder, _NF4_COSINE)
     golden = [
         Golden.of(g.text, g.side, g.instruction, g.ids, vector)
         for g, vector in zip(record.golden, vectors, strict=True)
     ]
-    return replace(record, golden=tuple(golden))
+    metrics = {**record.metrics, _NF4_FIGURE: least}
+    return replace(record, golden=tuple(golden), metrics=metrics)
 
 
 def _dtype(model: Any) -> torch.dtype:
