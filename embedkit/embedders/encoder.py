@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,8 @@ def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
         config = AutoConfig.from_pretrained(spec.model, **options)
         override_positions(config, spec.rope_theta, spec.sliding_window)
         kind = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        model = kind.from_pretrained(spec.model, config=config, dtype=dtype, **options)
+        with _without_bars():
+            model = kind.from_pretrained(spec.model, config=config, dtype=dtype, **options)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
@@ -170,6 +172,21 @@ def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
     if any(p.is_meta for p in model.parameters()):
         raise EmbedderError(f"the model in {spec.model} lacks weights that its config asks for")
     return model.eval()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing its bar among the lines of a program that draws its own."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _adapted(model: Any, adapter: str, dtype: torch.dtype) -> Any:

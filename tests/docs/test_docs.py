@@ -24,7 +24,7 @@ from tests.embedkit.embedding_server import EmbeddingServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "examples" / "corpus"
-PAGES = ("README.md", "docs/concepts.md", "docs/how-to.md")
+PAGES = ("README.md", "docs/concepts.md", "docs/how-to.md", "docs/training.md")
 LINKED = (
     "README.md",
     "CONTRIBUTING.md",
@@ -43,6 +43,11 @@ _NEEDS = {
     "Evaluate": "pytrec_eval",
     "Evaluate an embedder beyond retrieval": "sklearn",
     "Use": "pytrec_eval",
+    "Train": "accelerate",
+    "Try it in miniature": "accelerate",
+    "Train on your own rows": "accelerate",
+    "Recipes": "accelerate",
+    "From Python": "accelerate",
 }
 _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TEXTS = {
