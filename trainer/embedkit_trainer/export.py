@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.contract import Template
 from embedkit.embedders.saved import Golden, SavedModel, check_golden_vectors, read_saved
-from embedkit.errors import EmbedkitError, StoreError, TrainingError
+from embedkit.errors import EmbedkitError, InputError, StoreError, TrainingError
 from embedkit.hashing import joint_hash
 from embedkit.tasks import resolve_instruction
 from embedkit_trainer.adapters import is_quantized, merge
