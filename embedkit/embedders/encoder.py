@@ -177,8 +177,9 @@ def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Keep transformers from drawing its bar among the lines of a program that draws its own."""
-    from transformers.utils import logging
+    from transformers.utils import logging as their_logging
 
+    logging: Any = their_logging
     if not logging.is_progress_bar_enabled():
         yield
         return

@@ -295,3 +295,45 @@ def test_only_named_weights_train(config: RunConfig) -> None:
     assert moved
     with pytest.raises(InputError, match="matches no parameter"):
         train(_stage(replace(config, output=config.output + "2"), trainable=("nothing",)))
+
+
+def test_figures_go_to_the_tracker_and_a_file(config: RunConfig) -> None:
+    """TensorBoard's event file and metrics.jsonl hold every step's loss, and the masked rate of each source."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: list[Event] = []
+    train(replace(config, tracker="tensorboard"), events.append)
+    losses = [e.loss for e in events if isinstance(e, StepEvent)]
+    work = Path(f"{config.output}.work")
+    written = next(p.parent for p in (work / "logs").rglob("events.out.tfevents*"))
+    accumulator = EventAccumulator(str(written))
+    accumulator.Reload()
+    assert [e.value for e in accumulator.Scalars("loss")] == pytest.approx(losses)
+    assert "masked_rate/rows" in accumulator.Tags()["scalars"]
+    lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == losses
+    assert all("masked_rate/rows" in line["logs"] for line in lines)
+
+
+def test_a_full_disk_at_a_checkpoint_keeps_the_last_one(config: RunConfig) -> None:
+    """A checkpoint that finds no room is one sentence; the one before it is whole, and the run goes on from it."""
+    import errno
+
+    import safetensors.torch
+
+    save = safetensors.torch.save_file
+    calls: list[int] = []
+
+    def full(*args: object, **options: object) -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*args, **options)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(CheckpointError, match=r"the disk is full.*goes on from stage00-step00000004"):
+            train(config)
+    kept = sorted(p.name for p in Path(f"{config.output}.work/checkpoints").iterdir())
+    assert kept == ["stage00-step00000004"]
+    assert train(config).steps == 5

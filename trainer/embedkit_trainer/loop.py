@@ -290,19 +290,20 @@ class _StageRun:
     def _tell(self, step: int, lr: float, norm: float, results: list[StepResult]) -> None:
         run = self.run_
         last = results[-1]
+        logs = self.stage.name_sources(last.logs)
         loss = sum(r.loss for r in results) / len(results)
         steady = self._seconds[_WARM:] or self._seconds
         left = sum(steady) / len(steady) * (self.stage.steps - step)
         tokens = sum(r.tokens for r in results) * run.world.size
-        negatives = last.logs.get("negatives_per_query", 0.0)
+        negatives = logs.get("negatives_per_query", 0.0)
         event = StepEvent(
             self.config.name, step, self.stage.steps, loss, lr, tokens / self._seconds[-1], negatives, norm, left,
-            last.logs,
+            logs,
         )  # fmt: skip
         if not run.world.main:
             return
         self._record(asdict(event))
-        run.backend.log({"loss": loss, "lr": lr, "grad_norm": norm, **last.logs}, step)
+        run.backend.log({"loss": loss, "lr": lr, "grad_norm": norm, **logs}, step)
         if step % run.config.log_every == 0 or step in (1, self.stage.steps):
             run._listener(event)
 

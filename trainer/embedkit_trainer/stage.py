@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,11 @@ class Stage:
     def chunk_tokens(self, device: str) -> int:
         """Return the token budget of one forward pass on a kind of device."""
         return self.config.chunk_tokens or _CHUNK_TOKENS.get(device, _CHUNK_TOKENS["cuda"])
+
+    def name_sources(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """Return an objective's logs with `masked_rate_0` under the source's name: `masked_rate/quora`."""
+        names = {f"masked_rate_{i}": f"masked_rate/{store.name}" for i, store in enumerate(self.stores)}
+        return {names.get(key, key): value for key, value in logs.items()}
 
     def describe_rows(self, number: int, most: int = 3) -> str:
         """Name the rows of a batch: sources with lines, and the text of the first few."""
