@@ -110,6 +110,22 @@ def test_a_merge_computes_what_the_adapter_did(tmp_path: Path, architecture: str
     assert cosines(vectors, base).max() < 0.999, "the adapter changes the vectors"
 
 
+def test_gathered_weights_are_merged_in_place_of_shards(tmp_path: Path) -> None:
+    """Where the model in memory holds shards, the gathered weights decide; weights that do not fit are refused."""
+    trained, record = trained_model(tmp_path, lora=True)
+    rows = trained.tokens(TEXTS)
+    expected = trained.embed(rows)
+    weights = {k: v.clone() for k, v in trained.backbone.state_dict().items()}
+    with torch.no_grad():
+        for parameter in trained.backbone.parameters():
+            parameter.zero_()
+    vectors = plain_vectors(merge(trained.backbone, rows, weights=weights), rows, record.pooling)
+    assert cosines(vectors, expected).min() >= 0.9999
+    weights.popitem()
+    with pytest.raises(TrainingError, match="1 missing"):
+        merge(trained.backbone, rows, weights=weights)
+
+
 def test_a_merge_that_changes_the_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Merged weights that compute something else than base and adapter are an error that names the way out."""
     from peft import LoraModel

@@ -153,18 +153,41 @@ def _sample(parameter: torch.Tensor) -> torch.Tensor:
     return flat[:: max(1, flat.numel() // _SAMPLED)].cpu()
 
 
-def merge(model: Any, rows: Sequence[Ids] | None = None) -> Any:
+def merge(
+    model: Any, rows: Sequence[Ids] | None = None, *, weights: Mapping[str, torch.Tensor] | None = None
+) -> Any:
     """Return a float32 model with the adapter merged in; the given PeftModel stays as it is.
 
     The states of `rows` (token ids) must keep a cosine of 0.9999 through the merge. An nf4 backbone is taken out
-    of nf4 first: what the adapter was trained around are those weights, not the base's own. Holds a second copy of
-    the model, in float32. Raises TrainingError where the merged model computes something else.
+    of nf4 first: what the adapter was trained around are those weights, not the base's own. `weights` are the
+    gathered ones where the model holds shards (FSDP). Holds a second copy of the model, in float32. Raises
+    TrainingError where the merged model computes something else.
     """
     try:
-        whole = _unquantized(model) if is_quantized(model) else copy.deepcopy(model).float()
+        if is_quantized(model):
+            whole = _unquantized(model)
+        elif weights is not None:
+            whole = _gathered(model, weights)
+        else:
+            whole = copy.deepcopy(model).float()
         return merge_adapter(whole, rows)
     except EmbedderError as e:
         raise TrainingError(f"{e}; or keep the adapter beside its base (merge = false)") from e
+
+
+def _gathered(model: Any, weights: Mapping[str, torch.Tensor]) -> Any:
+    """Return a float32 copy, on the CPU, of a PeftModel whose weights lie in shards."""
+    import peft
+
+    base = model.get_base_model()
+    wrapped: Any = peft.get_peft_model(type(base)(copy.deepcopy(base.config)), model.peft_config["default"])
+    missing, unknown = wrapped.float().load_state_dict(dict(weights), strict=False)
+    if missing or unknown:
+        raise TrainingError(
+            f"the gathered weights do not fit the model ({len(missing)} missing, {len(unknown)} unknown, such as "
+            f"{(missing + unknown)[0]!r}): keep the adapter beside its base (merge = false)"
+        )
+    return wrapped
 
 
 def _unquantized(model: Any) -> Any:

@@ -150,7 +150,7 @@ def _write_weights(trained: Trained, record: SavedModel, folder: Path, merged: b
         model.save_pretrained(str(folder), state_dict=trained.state_dict)
         return False
     if merged:
-        whole = merge(model, [golden.ids for golden in record.golden])
+        whole = merge(model, [golden.ids for golden in record.golden], weights=trained.state_dict)
         whole.to(_dtype(model)).save_pretrained(str(folder))
         return False
     # Embeddings are never resized here; "auto" would ask the hub for the base's vocabulary.
