@@ -96,14 +96,15 @@ def train(
     main = os.environ.get("RANK", "0") == "0"
     if tiny and main:
         _tell_stand_ins(written, config)
+    from embedkit_trainer.dry_run import outline, survey  # imports torch: what is wrong shows before
+
     found: Survey | None = None
     if dry_run or os.environ.get("WORLD_SIZE", "1") == "1":
-        from embedkit_trainer.dry_run import survey  # imports torch: what is wrong before shows at once
-
         # Several processes tokenise together, when they run: one alone would keep the others waiting.
         with _waiting("reading and tokenising the data"):
             found = survey(config, examples if dry_run else 0)
-    table = fidelity.compare(file.paper, written, config, found)
+    figures = outline(config) if found is None else found.figures()
+    table = fidelity.compare(file.paper, written, config, figures)
     if main and not as_json:
         _print_start(config, table, found if dry_run else None, ablation, file.ablations)
     report = None if dry_run else _run(config, resume, main, as_json)

@@ -16,6 +16,7 @@ import pytest
 
 from embedkit.embedders.transformer import TransformerEmbedder
 from embedkit_trainer.config_file import list_recipes
+from embedkit_trainer.tiny_model import make_tiny_model
 from tests.cli.conftest import SAMPLE, Invoke, Run
 
 RECIPES = [(name, a) for name, file in list_recipes().items() for a in (None, *file.ablations)]
@@ -85,7 +86,17 @@ def test_the_model_serves_an_index(name: str, invoke: Invoke, tmp_path: Path) ->
     assert built.exit_code == 0, built.stderr
     found = invoke("search", "index", "how do I cancel?", "--task", "qa", "--json")
     assert found.exit_code == 0, found.stderr
-    assert len(json.loads(found.stdout)["results"][0]["hits"] if "results" in found.stdout else "x") > 0
+    assert json.loads(found.stdout)["hits"]
+
+
+def test_other_processes_are_silent(invoke: Invoke, config: Path) -> None:
+    """Of several processes the first alone prints."""
+    env = {"RANK": "1", "WORLD_SIZE": "2"}
+    result = invoke("train", config, "--tiny", "--dry-run", env=env)
+    assert (result.exit_code, result.stdout) == (0, "")
+    env = {"RANK": "0", "WORLD_SIZE": "2", "COLUMNS": "200"}
+    shown = invoke("train", config, "--tiny", "--dry-run", env=env).stdout
+    assert "batch: 4 queries (2 processes x 2)" in shown
 
 
 def test_the_start_shows_the_table(invoke: Invoke) -> None:
@@ -176,10 +187,18 @@ def test_bad_rows_are_named(run: Run, config: Path) -> None:
     assert not Path("out-tiny").exists()
 
 
-def test_stopped_and_resumed(config: Path, invoke: Invoke) -> None:
+def test_stopped_and_resumed(config: Path, invoke: Invoke, tmp_path: Path) -> None:
     """Ctrl-C saves a checkpoint and ends with exit code 2; the same command goes on, --fresh begins anew."""
-    code = "from embedkit_cli.main import main; main()"
-    command = [sys.executable, "-c", code, "train", str(config), "--tiny", "--set", "log_every=1"]
+    base = make_tiny_model(tmp_path, "bert", ["question answer the"], seed=0)
+    settings = [
+        f"model.name={base}",
+        "stages.train.epochs=20",
+        "stages.train.max_steps=150",
+        "save_every=1000",
+    ]
+    settings += ["stages.train.query_length=16", "stages.train.document_length=16"]
+    arguments = ["train", str(config), *(part for s in settings for part in ("--set", s))]
+    command = [sys.executable, "-c", "from embedkit_cli.main import main; main()", *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     assert process.stderr is not None
@@ -190,10 +209,10 @@ def test_stopped_and_resumed(config: Path, invoke: Invoke) -> None:
             process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 2, "".join(seen)
     assert "the same command goes on from there" in "".join(seen)
-    assert not Path("out-tiny").exists()
-    resumed = invoke("train", config, "--tiny", "--json")
+    assert not Path("out").exists()
+    resumed = invoke(*arguments, "--json")
     assert resumed.exit_code == 0, resumed.stderr
     assert "going on from" in resumed.stderr
-    assert json.loads(resumed.stdout)["report"]["steps"] < 6
-    fresh = _record(invoke, config, "--tiny", "--fresh")
-    assert fresh["report"]["steps"] == 6
+    assert 0 < json.loads(resumed.stdout)["report"]["steps"] < 150
+    fresh = invoke(*arguments, "--fresh", "--json")
+    assert json.loads(fresh.stdout)["report"]["steps"] == 150

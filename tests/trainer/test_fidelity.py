@@ -10,7 +10,7 @@ import pytest
 from embedkit_trainer.base_models import count_parameters
 from embedkit_trainer.config import LoraConfig, LossConfig, ModelConfig, RunConfig
 from embedkit_trainer.config_file import build_config, read_config_file
-from embedkit_trainer.dry_run import StageSurvey, Survey, negatives_per_query
+from embedkit_trainer.dry_run import StageSurvey, Survey, negatives_per_query, outline
 from embedkit_trainer.fidelity import Fidelity, compare, paper_problems
 from tests.embedkit.tiny_models import LLAMA, save_model
 
@@ -20,7 +20,7 @@ SURVEY = StageSurvey("train", (), 500_000, 244, 244, 244, 100, 2048, 2048.0, 1, 
 
 def _table(paper: dict[str, object], config: RunConfig, run: RunConfig | None = None) -> Fidelity:
     found = compare(
-        {"title": "T", "citation": "C", **paper}, config, run or config, Survey((SURVEY,), 1, None)
+        {"title": "T", "citation": "C", **paper}, config, run or config, Survey((SURVEY,), 1, None).figures()
     )
     assert found is not None
     return found
@@ -104,6 +104,17 @@ def test_e5_mistral_differs_where_it_should() -> None:
     assert table is not None
     assert [r.setting for r in table.differences] == ["precision", "backend", "stages.train.chunk_tokens"]
     assert sum(r.verdict == "same" for r in table.rows) >= 25
+
+
+def test_what_is_known_before_the_data() -> None:
+    """Trained parameters and negatives per query are in the table before a row is read; steps stay open."""
+    file = read_config_file("e5-mistral-full")
+    config = build_config(file, (), None, [])
+    table = compare(file.paper, config, config, outline(config))
+    assert table is not None
+    verdicts = {r.setting: r.verdict for r in table.rows}
+    assert verdicts["trainable_parameters"] == verdicts["stages.train.negatives_per_query"] == "same"
+    assert verdicts["stages.train.steps"] == "open"
 
 
 def test_trainable_parameters_of_mistral() -> None:

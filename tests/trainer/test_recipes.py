@@ -126,6 +126,14 @@ def test_dropping_a_source() -> None:
         assert list(after.stages[0].sources) == kept != list(before.stages[0].sources)
 
 
+def test_licences() -> None:
+    """A source without a licence of its own carries its publisher's, for the model card."""
+    _, config = _built("e5-mistral-full")
+    licences = {s.name: s.licence for s in config.stages[0].sources}
+    assert "Microsoft" in licences["msmarco"]
+    assert licences["synthetic"] == ""
+
+
 def test_gte() -> None:
     """GTE's two stages hold arXiv 2308.03281's numbers."""
     _, config = _built("gte-base")

@@ -124,7 +124,7 @@ def build_config(
         target = _resolved(file.base, target + suffix)
     work = _resolved(file.base, config.work + suffix) if config.work else target.rstrip("/") + ".work"
     config = replace(config, recipe=recipe, name=name, output=target, work=work)
-    return _resolve_inputs(config, file.base)
+    return _with_licences(_resolve_inputs(config, file.base))
 
 
 def list_recipes() -> dict[str, ConfigFile]:
@@ -246,6 +246,18 @@ def _map_inputs(config: RunConfig, path: Any, name: Any) -> RunConfig:
 
 def _resolved(base: Path, path: str) -> str:
     return os.path.normpath(base / Path(path).expanduser())
+
+
+def _with_licences(config: RunConfig) -> RunConfig:
+    """Give each source that names no licence its publisher's, where that is known."""
+    from embedkit_trainer.data.formats.registry import FORMATS
+
+    def licensed(s: SourceConfig) -> SourceConfig:
+        known = FORMATS[s.format].licence if s.format in FORMATS else ""
+        return replace(s, licence=s.licence or known)
+
+    stages = tuple(replace(t, sources=tuple(map(licensed, t.sources))) for t in config.stages)
+    return replace(config, stages=stages)
 
 
 def _existing(base: Path, name: str) -> str:

@@ -137,6 +137,18 @@ def survey(config: RunConfig, examples: int = 1) -> Survey:
     return Survey(stages, processes, count_parameters(config.model))
 
 
+def outline(config: RunConfig) -> dict[str, Any]:
+    """Return those of `Survey.figures` that are known before the data is read."""
+    figures: dict[str, Any] = {}
+    parameters = count_parameters(config.model)
+    if parameters is not None:
+        figures["trainable_parameters"] = parameters.trained
+    for stage in config.stages:
+        most = negatives_per_query(stage.loss, stage.batch_size, stage.negatives)
+        figures[f"stages.{stage.name}.negatives_per_query"] = most
+    return figures
+
+
 def negatives_per_query(loss: LossConfig, batch_size: int, negatives: int) -> int:
     """Return how many documents a query's positive competes with: the other positives and all hard negatives.
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from embedkit_trainer.config import RunConfig
-
-if TYPE_CHECKING:
-    from embedkit_trainer.dry_run import Survey
 
 NOT_PUBLISHED = "not published"
 #: same: as in the paper · differs: not as in the paper · ours: the paper is silent, or was not read so far ·
@@ -57,16 +54,19 @@ class Fidelity:
 
 
 def compare(
-    paper: Mapping[str, Any], config: RunConfig, effective: RunConfig, survey: Survey | None = None
+    paper: Mapping[str, Any],
+    config: RunConfig,
+    effective: RunConfig,
+    figures: Mapping[str, Any] | None = None,
 ) -> Fidelity | None:
     """Return the table of a run, None where its file names no paper.
 
     `config` is the run as written, overrides included, `effective` the one that is run (another under `--tiny`);
-    `survey` adds what follows from the data and the model.
+    `figures` adds what follows from the data and the model (`dry_run.Survey.figures`, or `dry_run.outline`).
     """
     if not paper:
         return None
-    figures = survey.figures() if survey is not None else {}
+    figures = figures or {}
     rows = [_setting(key, said, config, effective, figures) for key, said in paper.get("values", {}).items()]
     rows += [_figure(key, said, figures) for key, said in paper.get("figures", {}).items()]
     return Fidelity(

@@ -75,5 +75,5 @@ def _record(
         instruction_trained=instructed or opened.instruction_trained,
         sources=tuple(SourceRecord(name, count, licence) for (name, licence), count in rows.items()),
         metrics=dict(metrics),
-        recipe=to_toml(config),
+        recipe=to_toml(config, Path(config.output)),
     )
