@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from embedkit_trainer.config import RunConfig
 
 DEEPSPEED_CONFIG = Path(__file__).parent / "recipes" / "deepspeed-zero3.json"
+_PATIENCE = timedelta(hours=2)
 
 
 class Backend:
@@ -27,21 +30,21 @@ class Backend:
             from accelerate import Accelerator
         except ImportError as e:
             raise MissingExtraError("training", "train") from e
-        kind = config.backend
+        kind = "ddp" if config.backend == "auto" else config.backend
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if kind == "auto":
-            kind = "ddp"
-        if kind == "deepspeed" and len(config.stages) > 1:
-            raise InputError("backend 'deepspeed' trains one stage a run: split the stages into two configs")
+        if several:
+            _check_stages(config, kind)
         options: dict[str, Any] = {"cpu": config.device == "cpu"}
-        if several and kind == "fsdp2":
-            options |= _fsdp2(config)
-        elif several and kind == "deepspeed":
-            options |= _deepspeed()
+        if several:
+            options |= _several(config, kind)
         if config.tracker != "none":
             options |= {"log_with": config.tracker, "project_dir": str(work_folder(config) / "logs")}
         self.kind = kind if several else "one"
         self.accelerator = Accelerator(**options)
+        if self.kind == "fsdp2" and self.accelerator.device.type == "cpu":
+            # accelerate shards on GPUs alone and would fall back to DDP; torch shards on CPUs just as well.
+            self.accelerator.state.distributed_type = "FSDP"
+            self.accelerator.state.fsdp_plugin = options["fsdp_plugin"]
         if config.tracker != "none":
             self.accelerator.init_trackers(config.name)
         self.tracked = config.tracker != "none"
@@ -54,13 +57,30 @@ class Backend:
         if self.kind == "one":
             return model, optimizer
         if self.kind == "ddp":
+            self.accelerator.free_memory()  # forgets the wrapper of the stage before
             # The optimiser needs no wrapping: DDP leaves the same gradient in every process.
             return self.accelerator.prepare_model(model), optimizer
-        if self._prepared:
+        if self._prepared:  # sharded in place, the optimiser was built over the shards
             return model, optimizer
         self._prepared = True
-        prepared = self.accelerator.prepare(model, optimizer)
-        return prepared[0], prepared[1]
+        if self.kind == "fsdp2":
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = _layers(model)
+        prepared, wrapped = self.accelerator.prepare(model, optimizer)
+        return prepared, wrapped.optimizer if self.kind == "fsdp2" else wrapped
+
+    def step(self, optimizer: Any) -> None:
+        """Take the optimiser's step and clear the gradients."""
+        if self.kind == "deepspeed":
+            self.accelerator.deepspeed_engine_wrapped.engine.step()
+        else:
+            optimizer.step()
+            self.clear(optimizer)
+
+    def clear(self, optimizer: Any) -> None:
+        """Forget the gradients."""
+        if self.kind == "deepspeed":
+            optimizer = self.accelerator.deepspeed_engine_wrapped.engine.optimizer
+        optimizer.zero_grad(set_to_none=True)
 
     def clip(self, parameters: list[Tensor], limit: float) -> float:
         """Clip the gradient to the norm `limit`; return the norm it had."""
@@ -73,39 +93,70 @@ class Backend:
         full = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return float(full) if full is not None else 0.0
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds its share of the weights alone."""
+        return self.kind in ("fsdp2", "deepspeed")
+
     def unwrapped(self, model: Any) -> Any:
         """Return the plain module."""
         return model if self.kind == "one" else self.accelerator.unwrap_model(model)
 
-    def weights(self, model: Any, *, trained: bool = True) -> dict[str, Tensor]:
-        """Return the weights (those that train, or all) on the CPU, whole; every process must call it."""
-        plain = self.unwrapped(model)
-        if self.kind in ("one", "ddp"):
-            named: Mapping[str, Any] = dict(plain.named_parameters())
-        else:
-            named = self.accelerator.get_state_dict(model)
-        wanted = {n for n, p in plain.named_parameters() if p.requires_grad or not trained}
-        return {n: t.detach().cpu().clone() for n, t in named.items() if n in wanted}
+    def reshard(self, model: Any) -> None:
+        """Let every process hold its share of the weights alone, after an evaluation.
 
-    def optimizer_state(self, model: Any, optimizer: Any) -> dict[str, Any]:
-        """Return the optimiser's state on the CPU, whole; every process must call it."""
-        if self.kind in ("one", "ddp"):
-            state: dict[str, Any] = optimizer.state_dict()
-            return state
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_optimizer_state_dict(model, _plain_optimizer(optimizer), options=options)
-
-    def load_optimizer_state(self, model: Any, optimizer: Any, state: dict[str, Any]) -> None:
-        """Give the optimiser a state that `optimizer_state` returned."""
-        if self.kind in ("one", "ddp"):
-            optimizer.load_state_dict(state)
+        FSDP2's root keeps the whole ones after a forward pass, for a backward pass that an evaluation never runs.
+        """
+        if self.kind != "fsdp2":
             return
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        from torch.distributed.fsdp import FSDPModule
 
-        options = StateDictOptions(full_state_dict=True)
-        set_optimizer_state_dict(model, _plain_optimizer(optimizer), state, options=options)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def weights(self, model: Any, names: Collection[str]) -> dict[str, Tensor]:
+        """Return the named weights on the CPU, whole; every process must call it, the main one gets them."""
+        self.reshard(model)
+        found = {}
+        for name, parameter in self.unwrapped(model).named_parameters():
+            if name in names:
+                whole = self._whole(parameter)
+                if self.world.main:
+                    found[name] = whole.detach().cpu().clone()
+        return found
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """Return the optimiser's state, whole: as one process would have it; every process must call it."""
+        state: dict[str, Any] = optimizer.state_dict()
+        if self.kind != "fsdp2":
+            return state
+        moments: dict[int, dict[str, Any]] = {}
+        for number, entry in state["state"].items():
+            whole = {k: self._whole(v) for k, v in entry.items()}
+            if self.world.main:
+                moments[number] = {k: v.cpu() for k, v in whole.items()}
+        return {**state, "state": moments}
+
+    def load_optimizer_state(self, optimizer: Any, state: dict[str, Any]) -> None:
+        """Give the optimiser a state that `optimizer_state` returned, in a run of any number of processes."""
+        if self.kind == "fsdp2":
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            moments = {
+                number: {k: _shard(v, parameters[number]) for k, v in entry.items()}
+                for number, entry in state["state"].items()
+            }
+            state = {**state, "state": moments}
+        optimizer.load_state_dict(state)
+
+    def _whole(self, tensor: Any) -> Tensor:
+        """Return a tensor of which processes may hold shards."""
+        if self.kind == "deepspeed":
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            full: Tensor = safe_get_full_fp32_param(tensor)
+            return full
+        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # type: ignore[no-any-return]
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Hand figures to the tracker, where there is one."""
@@ -135,8 +186,48 @@ def work_folder(config: RunConfig) -> Path:
     return Path(config.work) if config.work else Path(f"{config.output.rstrip('/')}.work")
 
 
-def _plain_optimizer(optimizer: Any) -> Any:
-    return getattr(optimizer, "optimizer", optimizer)
+def _shard(moment: Tensor, parameter: Any) -> Tensor:
+    """Return this process's share of an optimiser's `moment` of a sharded parameter; a step count as it is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    if moment.shape != parameter.shape or not hasattr(parameter, "device_mesh"):
+        return moment
+    return distribute_tensor(moment.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def _layers(model: Any) -> list[str]:
+    """Return the names of the classes that FSDP gathers one at a time: the backbone's layers."""
+    wanted = set(getattr(model.backbone, "_no_split_modules", None) or ())
+    return sorted({type(m).__name__ for m in model.modules()} & wanted)
+
+
+def _check_stages(config: RunConfig, kind: str) -> None:
+    if kind == "deepspeed" and len(config.stages) > 1:
+        raise InputError("backend 'deepspeed' trains one stage a run: split the stages into two configs")
+    if kind == "fsdp2" and len({stage.trainable for stage in config.stages}) > 1:
+        raise InputError(
+            "backend 'fsdp2' shards what trains once, and the stages differ in `trainable`: give all the same, "
+            "or take backend 'ddp'"
+        )
+
+
+def _several(config: RunConfig, kind: str) -> dict[str, Any]:
+    """Return the accelerator's options for several processes."""
+    import torch
+    from accelerate import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    options: dict[str, Any] = {
+        "cpu": config.device == "cpu" or not torch.cuda.is_available(),
+        # The others wait while one process tokenises or saves.
+        "kwargs_handlers": [InitProcessGroupKwargs(timeout=_PATIENCE)],
+    }
+    if kind == "fsdp2":
+        return options | _fsdp2(config)
+    if kind == "deepspeed":
+        return options | _deepspeed(config)
+    # Buffers are tables here, the same everywhere.
+    options["kwargs_handlers"].append(DistributedDataParallelKwargs(broadcast_buffers=False))
+    return options | {"mixed_precision": "no"}
 
 
 def _fsdp2(config: RunConfig) -> dict[str, Any]:
@@ -147,12 +238,13 @@ def _fsdp2(config: RunConfig) -> dict[str, Any]:
         auto_wrap_policy="transformer_based_wrap",
         reshard_after_forward=True,
         state_dict_type="FULL_STATE_DICT",
+        cpu_ram_efficient_loading=False,
     )
     precision = "bf16" if config.precision == "bfloat16" else "no"
     return {"fsdp_plugin": plugin, "mixed_precision": precision}
 
 
-def _deepspeed() -> dict[str, Any]:
+def _deepspeed(config: RunConfig) -> dict[str, Any]:
     try:
         import deepspeed
     except ImportError as e:
@@ -160,4 +252,7 @@ def _deepspeed() -> dict[str, Any]:
     from accelerate import DeepSpeedPlugin
 
     del deepspeed
-    return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=str(DEEPSPEED_CONFIG))}
+    settings = json.loads(DEEPSPEED_CONFIG.read_text(encoding="utf-8"))
+    settings["bf16"] = {"enabled": config.precision == "bfloat16"}
+    settings["gradient_clipping"] = config.stages[0].optimizer.max_grad_norm
+    return {"deepspeed_plugin": DeepSpeedPlugin(hf_ds_config=settings)}

@@ -87,7 +87,7 @@ def encode(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), precision:
+        with torch.no_grad(), precision:  # FSDP cannot train on what inference_mode leaves behind
             for chunk in plan_chunks(lengths, chunk_tokens, packed=packed):
                 vectors = model(collate([rows[i] for i in chunk], device))
                 vectors = torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy()

@@ -70,12 +70,15 @@ class World:
             with self.accelerator.no_sync(model):
                 yield
 
-    def backward(self, loss: Tensor) -> None:
-        """Run the backward pass the way the backend wants it."""
-        if self.accelerator is None:
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Run one backward pass of a step; `last` says whether the step's gradient is whole with it."""
+        engine = getattr(self.accelerator, "deepspeed_engine_wrapped", None)
+        if engine is None:
             torch.autograd.backward(loss)
-        else:
-            self.accelerator.backward(loss)
+            return
+        # accelerate's own backward would take an optimiser step with every chunk.
+        engine.engine.set_gradient_accumulation_boundary(is_boundary=last)
+        engine.engine.backward(loss)
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is up in any process."""

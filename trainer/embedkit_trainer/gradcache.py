@@ -61,6 +61,14 @@ class StepResult:
     chunks: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Cuts:
+    """Say which texts of a process go into each chunk, and the token places that the chunk computes."""
+
+    rows: list[NDArray[np.int64]]
+    places: list[int]
+
+
 class _Chunk:
     """One forward pass: which of the process's texts, and, where its graph was kept, their vectors."""
 
@@ -110,8 +118,9 @@ class _Step:
         self.slices = world.slices(batch)
         texts = self._texts(self.slices[world.rank])
         self.count = len(texts)
-        self.chunks = self._cut(texts)
-        self.kept = self._keep()
+        plans = [self._plan(self._texts(s)) for s in self.slices]
+        self.chunks = self._cut(texts, plans)
+        self.kept = self.chunks[len(self.chunks) - self._keep(plans) :][::-1]
         # Kept graphs go back first, which frees their memory.
         self.rest = [c for c in self.chunks if c not in self.kept]
         self.last = [*self.kept, *self.rest][-1]
@@ -175,44 +184,46 @@ class _Step:
     def _texts(self, share: Slice) -> list[NDArray[np.int32]]:
         return [*self.batch.queries[slice(*share.queries)], *self.batch.documents[slice(*share.documents)]]
 
-    def _plan(self, texts: list[NDArray[np.int32]]) -> list[NDArray[np.int64]]:
+    def _plan(self, texts: list[NDArray[np.int32]]) -> _Cuts:
+        if not texts:
+            return _Cuts([], [])
         lengths = np.fromiter((len(t) for t in texts), np.int64, len(texts))
-        return plan_chunks(lengths, self.plan.chunk_tokens, packed=self.plan.packed)
+        rows = plan_chunks(lengths, self.plan.chunk_tokens, packed=self.plan.packed)
+        cost = [lengths[r].sum() if self.plan.packed else len(r) * lengths[r].max() for r in rows]
+        return _Cuts(rows, [int(c) for c in cost])
 
-    def _cut(self, texts: list[NDArray[np.int32]]) -> list[_Chunk]:
+    def _cut(self, texts: list[NDArray[np.int32]], plans: list[_Cuts]) -> list[_Chunk]:
         """Return this process's chunks, as many as the process with the most has.
 
         FSDP gathers weights in every forward pass: each process must run the same number of them, so that one
-        with fewer chunks runs a short text again, and sends no gradient through it.
+        with fewer chunks (or no texts) runs a short text again, and sends no gradient through it.
         """
         collate = pack if self.plan.packed else pad
-        rows = self._plan(texts)
+        rows = plans[self.world.rank].rows
         chunks = [_Chunk(r, collate([texts[i] for i in r], self.device), n) for n, r in enumerate(rows)]
-        if self.world.size > 1:
-            most = max(len(self._plan(self._texts(s))) for s in self.slices)
-            spare = collate([min(texts, key=len)], self.device)
-            for number in range(len(chunks), most):
-                chunks.append(_Chunk(np.empty(0, np.int64), spare, number))
+        most = max(len(p.rows) for p in plans)
+        if len(chunks) < most:
+            spare = collate([min(self.batch.queries, key=len)], self.device)
+            chunks += [_Chunk(np.empty(0, np.int64), spare, n) for n in range(len(chunks), most)]
         return chunks
 
-    def _keep(self) -> list[_Chunk]:
-        """Return the chunks whose graph is kept: from the end, while they fit into `graph_tokens`; one always.
+    def _keep(self, plans: list[_Cuts]) -> int:
+        """Return how many chunks keep their graph: from the last one on, while they fit; one always.
 
-        DDP sums gradients in the backward pass that follows the last forward pass: among several processes, the
-        last of several chunks is run anew just before.
+        Passes forward and backward must alternate in the same way in every process (FSDP gathers weights in both),
+        so the process that can keep the fewest decides. DDP sums gradients in the backward pass that follows the
+        last forward pass: among several processes, the last of several chunks is run anew just before.
         """
         budget = self.plan.graph_tokens
         if budget is None:
             budget = self.plan.chunk_tokens or 0
-        kept: list[_Chunk] = []
-        for chunk in reversed(self.chunks):
-            budget -= chunk.places
-            if kept and budget < 0:
-                break
-            kept.append(chunk)
-        if self.world.size > 1 and 1 < len(kept) == len(self.chunks):
-            kept.pop()
-        return kept
+        fewest = len(self.chunks)
+        for plan in plans:
+            costs = [*plan.places, *[0] * (len(self.chunks) - len(plan.places))]
+            fewest = min(fewest, int(np.count_nonzero(np.cumsum(costs[::-1]) <= budget)))
+        if self.world.size > 1 and 1 < fewest == len(self.chunks):
+            fewest -= 1
+        return max(fewest, 1)
 
     def _forward(self, chunk: _Chunk) -> Tensor:
         torch.manual_seed(_derived(self.plan.seed, self.world.rank, chunk.number))
@@ -223,7 +234,7 @@ class _Step:
         vectors, chunk.vectors = chunk.vectors, None
         assert vectors is not None
         part = gradient[chunk.rows] if len(chunk.rows) else torch.zeros_like(vectors)
-        self.world.backward((vectors * part).sum())
+        self.world.backward((vectors * part).sum(), chunk is self.last)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if not self.plan.bfloat16:

@@ -20,7 +20,13 @@ from embedkit_trainer.backend import Backend, load_weights, work_folder
 from embedkit_trainer.checkpoint import Checkpoints, Progress, read
 from embedkit_trainer.events import DevEvent, Listener, NoteEvent, StepEvent, TrainReport
 from embedkit_trainer.interrupt import StopRequest
-from embedkit_trainer.optimization import build_optimizer, lr_factor, select_trainable, set_lr
+from embedkit_trainer.optimization import (
+    build_optimizer,
+    lr_factor,
+    select_trainable,
+    set_lr,
+    trainable_names,
+)
 
 if TYPE_CHECKING:
     from embedkit_trainer.config import RunConfig, StageConfig
@@ -52,6 +58,7 @@ class _Run:
     """One run: the model, the stages and what is done of them."""
 
     def __init__(self, config: RunConfig, listener: Listener, stop: StopRequest) -> None:
+        from embedkit_trainer.finish import check_finish
         from embedkit_trainer.stage import open_stages
 
         self.config = config
@@ -64,6 +71,7 @@ class _Run:
         self.checkpoints = Checkpoints(self.work / "checkpoints", config.keep)
         # Data first: what is wrong with it shows before the weights are read.
         self.opened, self.stages, self.run_id = open_stages(config, self.note)
+        check_finish(config, self.opened, self.stages)
         self.total_steps = 0
         self.packing = any(s.packing for s in config.stages)  # attention is chosen once
 
@@ -74,22 +82,15 @@ class _Run:
 
     def run(self, fresh: bool) -> TrainReport:
         """Run what is left of the stages and save the model."""
-        from embedkit_trainer.model import load_model
-
         if fresh and self.world.main:
             self.checkpoints.clear()
         self.world.wait()
-        loaded = load_model(
-            self.config.model,
-            max(s.query_length for s in self.config.stages),
-            max(s.document_length for s in self.config.stages),
-            precision=self.config.precision,
-            device=self.backend.device,
-            packing=self.packing,
-        )
-        self.loaded = loaded
-        progress, optimizer_state = self._resume(loaded.model)
-        model: Any = loaded.model
+        model = self._load(self.backend.device)
+        self.could_train = [n for n, p in model.named_parameters() if p.requires_grad]
+        self.trained = {
+            n for stage in self.config.stages for n in trainable_names(self.could_train, stage.trainable)
+        }
+        progress, optimizer_state = self._resume(model)
         best: float | None = None
         for number, stage in enumerate(self.stages):
             if number < progress.stage:
@@ -105,6 +106,19 @@ class _Run:
                 return TrainReport(self.checkpoints.folder, self.total_steps, seconds, best, True)
         return self._finish(model, best)
 
+    def _load(self, device: Any) -> Any:
+        from embedkit_trainer.model import load_model
+
+        stages = self.config.stages
+        return load_model(
+            self.config.model,
+            max(s.query_length for s in stages),
+            max(s.document_length for s in stages),
+            precision=self.config.precision,
+            device=device,
+            packing=self.packing,
+        ).model
+
     def _resume(self, model: Any) -> tuple[Progress, dict[str, Any] | None]:
         latest = self.checkpoints.latest()
         if latest is None:
@@ -119,29 +133,24 @@ class _Run:
         """Save the best weights of the last stage (the last ones, without dev sets) as the finished model."""
         from embedkit_trainer.finish import save_finished
 
-        weights = self.backend.weights(model)
+        weights = self.backend.weights(model, self.trained)
         if self.world.main:
-            plain = self.backend.unwrapped(model)
             kept = self.checkpoints.best()
             if self.config.dev is not None and kept is not None and best is not None:
                 progress, weights, _ = read(kept, self.run_id)
                 self.note(f"the best weights are those after step {progress.step} (nDCG@10 {best:.4f})")
-            whole = self.backend.kind in ("one", "ddp")
-            if whole:
-                load_weights(plain, weights)
+            plain = self._whole_model() if self.backend.sharded else self.backend.unwrapped(model)
+            load_weights(plain, weights)
             metrics = {} if best is None else {"nDCG@10 dev": best}
-            save_finished(
-                self.config,
-                self.opened,
-                self.stages,
-                plain,
-                metrics=metrics,
-                weights=None if whole else weights,
-            )
+            save_finished(self.config, self.opened, self.stages, plain, metrics=metrics)
         self.world.wait()
         self.backend.end()
         seconds = time.perf_counter() - self.started
         return TrainReport(Path(self.config.output), self.total_steps, seconds, best, False)
+
+    def _whole_model(self) -> Any:
+        """Load the base once more, in one process: where each holds a share, none could compute a vector alone."""
+        return self._load(self.backend.device if self.config.model.tuning == "qlora" else "cpu")
 
 
 class _StageRun:
@@ -157,9 +166,11 @@ class _StageRun:
         plain = run.backend.unwrapped(model)
         if self.config.gradient_checkpointing:
             checkpoint_activations(plain.backbone)
-        select_trainable(plain, self.config.trainable)
+        elif number:  # an earlier stage may have asked for it
+            plain.backbone.gradient_checkpointing_disable()
+        select_trainable(plain, trainable_names(run.could_train, self.config.trainable))
         self.optimizer: Any = build_optimizer(plain, self.config.optimizer)
-        self.model, self.optimizer = run.backend.prepare(plain if number == 0 else model, self.optimizer)
+        self.model, self.optimizer = run.backend.prepare(plain, self.optimizer)
         self.stopped = False
         self._seconds: list[float] = []
 
@@ -169,7 +180,7 @@ class _StageRun:
         if progress.step >= self.stage.steps:
             return progress.best
         if optimizer_state is not None:
-            run.backend.load_optimizer_state(self.model, self.optimizer, optimizer_state)
+            run.backend.load_optimizer_state(self.optimizer, optimizer_state)
         self._worst()
         best = progress.best
         dev = run.config.dev
@@ -211,8 +222,7 @@ class _StageRun:
         norm = run.backend.clip(parameters, self.config.optimizer.max_grad_norm or math.inf)
         if not math.isfinite(norm):
             raise TrainingError(self._blame(step, (step - 1) * count, norm, "gradient norm"))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        run.backend.step(self.optimizer)
         self._seconds.append(time.perf_counter() - started)
         self._tell(step, lr, norm, results)
 
@@ -252,7 +262,7 @@ class _StageRun:
                 if not isinstance(e, torch.OutOfMemoryError | MemoryError) and "alloc" not in str(e):
                     raise
                 raise TrainingError(out_of_memory(batch, self.config, self._plan())) from e
-        self.optimizer.zero_grad(set_to_none=True)
+        run.backend.clear(self.optimizer)
         seconds = time.perf_counter() - started
         run.note(describe_worst(self.stage, batch, memory, seconds, self.model))
 
@@ -267,9 +277,10 @@ class _StageRun:
             return encode(self.model, rows, chunk_tokens=budget, packed=plan.packed, bfloat16=plan.bfloat16)
 
         scores = {d.name: score(d, embed(d.queries), embed(d.documents)) for d in self.stage.dev_sets}
+        run.backend.reshard(self.model)
         mean = sum(scores.values()) / len(scores)
         better = best is None or mean > best
-        weights = run.backend.weights(self.model) if better else {}
+        weights = run.backend.weights(self.model, run.trained) if better else {}
         if run.world.main:
             if better:
                 run.checkpoints.save_best(Progress(run.run_id, self.number, step, mean), weights)
@@ -281,8 +292,8 @@ class _StageRun:
 
     def _save(self, step: int, best: float | None) -> None:
         run = self.run_
-        weights = run.backend.weights(self.model)
-        state = run.backend.optimizer_state(self.model, self.optimizer)
+        weights = run.backend.weights(self.model, run.trained)
+        state = run.backend.optimizer_state(self.optimizer)
         if run.world.main:
             run.checkpoints.save(Progress(run.run_id, self.number, step, best), weights, state)
         run.world.wait()

@@ -36,22 +36,25 @@ def warmup_steps(config: OptimizerConfig, steps: int) -> int:
     return config.warmup_steps if config.warmup_steps < steps else steps // 10
 
 
-def select_trainable(model: torch.nn.Module, patterns: Sequence[str]) -> None:
-    """Let only the parameters train whose names match one of `patterns` (all that could, where there are none).
+def trainable_names(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Return those of the parameters' names that match one of `patterns`; all of them, where there are none.
 
     Raises InputError for a pattern that matches nothing.
     """
-    if not patterns:
-        return
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     for pattern in patterns:
-        if not any(re.search(pattern, name) for name, _ in named):
+        if not any(re.search(pattern, name) for name in names):
             raise InputError(
-                f"trainable {pattern!r} matches no parameter; they are named like {named[0][0]!r} "
-                f"and {named[-1][0]!r}"
+                f"trainable {pattern!r} matches no parameter; they are named like {names[0]!r} and {names[-1]!r}"
             )
-    for name, parameter in named:
-        parameter.requires_grad_(any(re.search(p, name) for p in patterns))
+    return [n for n in names if not patterns or any(re.search(p, n) for p in patterns)]
+
+
+def select_trainable(model: torch.nn.Module, names: Sequence[str]) -> None:
+    """Let the named parameters train, and no others."""
+    chosen = set(names)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad != (name in chosen):
+            parameter.requires_grad_(name in chosen)
 
 
 def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
