@@ -161,7 +161,7 @@ def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
         config = AutoConfig.from_pretrained(spec.model, **options)
         override_positions(config, spec.rope_theta, spec.sliding_window)
         kind = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        with _without_bars():
+        with without_bars():
             model = kind.from_pretrained(spec.model, config=config, dtype=dtype, **options)
     except InputError:
         raise
@@ -175,8 +175,8 @@ def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep transformers from drawing its bar among the lines of a program that draws its own."""
+def without_bars() -> Iterator[None]:
+    """Keep transformers from drawing its bar: a program has its own lines, and tqdm's lock can hang its end."""
     from transformers.utils import logging as their_logging
 
     logging: Any = their_logging

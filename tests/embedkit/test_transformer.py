@@ -57,6 +57,15 @@ def test_decoder_without_preset_pools_eos(mistral: Path) -> None:
     assert cosines(without_eos, expected).max() < 0.999, "a lost EOS would show here"
 
 
+def test_loading_draws_no_bar(mistral: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing is drawn while the weights are loaded, and transformers' bars are on again afterwards."""
+    from transformers.utils import logging
+
+    _open(mistral)
+    assert capfd.readouterr().err == ""
+    assert logging.is_progress_bar_enabled()
+
+
 @pytest.mark.parametrize("specials", [LLAMA, BARE], ids=["bos only", "no specials"])
 @pytest.mark.parametrize(
     "flags", [{}, {"add_eos_token": True}, {"add_bos_token": True, "add_eos_token": False}]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.embedders.saved import SavedModel, SourceRecord
+from embedkit.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,6 +15,23 @@ if TYPE_CHECKING:
     from embedkit.embedders.serving import OpenedFolder
     from embedkit_trainer.config import RunConfig
     from embedkit_trainer.stage import Stage
+
+
+def check_finish(config: RunConfig, opened: OpenedFolder, stages: list[Stage]) -> None:
+    """Raise now what `save_finished` would raise of the output folder and the record, after hours of training.
+
+    InputError for a record that no folder can hold, StoreError for an output that holds something else.
+    """
+    from embedkit_trainer.export import check_destination
+    from embedkit_trainer.folder_files import check_record
+
+    if opened.adapter is not None and config.model.tuning != "full" and not config.merge:
+        raise InputError(
+            f"{config.model.name} is an adapter, which is merged before a new one is put on: with merge = false the "
+            "new one would name the wrong base; set merge = true"
+        )
+    check_destination(Path(config.output), replace_existing=True)
+    check_record(_record(config, opened, stages, {}))
 
 
 def save_finished(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from embedkit.contract import Pooling, Template
+from embedkit.embedders.encoder import without_bars
 from embedkit.embedders.pooling import pool
 from embedkit.embedders.serving import OpenedFolder, open_folder
 from embedkit.errors import EmbedderError, InputError
@@ -193,9 +194,10 @@ def load_backbone(opened: OpenedFolder, dtype: torch.dtype, config: ModelConfig)
             )
         _set_dropout(settings, config.dropout)
         options = {"attn_implementation": config.attention} if config.attention else {}
-        backbone = AutoModel.from_pretrained(
-            folder, config=settings, dtype=dtype, trust_remote_code=config.trust_remote_code, **options
-        )
+        with without_bars():
+            backbone = AutoModel.from_pretrained(
+                folder, config=settings, dtype=dtype, trust_remote_code=config.trust_remote_code, **options
+            )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
         if isinstance(e, InputError):
             raise
@@ -203,7 +205,9 @@ def load_backbone(opened: OpenedFolder, dtype: torch.dtype, config: ModelConfig)
     if opened.adapter is not None:
         from peft import PeftModel
 
-        backbone = PeftModel.from_pretrained(backbone, str(opened.adapter)).merge_and_unload()
+        from embedkit.embedders.merging import merge_adapter
+
+        backbone = merge_adapter(PeftModel.from_pretrained(backbone.float(), str(opened.adapter))).to(dtype)
     if any(p.is_meta for p in backbone.parameters()):
         raise EmbedderError(f"the model in {folder} lacks weights that its config asks for")
     _freeze_pooler(backbone)
