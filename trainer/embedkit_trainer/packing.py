@@ -1,4 +1,6 @@
-"""Attention over rows packed end to end: torch's varlen kernel on CUDA, the same sums row by row on a CPU.
+"""Attention over rows packed end to end: torch's varlen kernel on CUDA, the same sums row by row elsewhere.
+
+Row by row is also float32's way on CUDA, where the kernel knows only bfloat16 and float16: right, and slow.
 
 It is registered with transformers under the name `embedkit_varlen`, so that any model that goes through
 transformers' attention interface (the decoders, and BERT-like encoders) runs packed without a change.
@@ -78,16 +80,25 @@ def packed_attention(
     Keys and values may have fewer heads (grouped queries). Returns `[1, tokens, heads, width]`, as transformers'
     interface asks, and no weights.
     """
+    import torch
+
     del attention_mask, dropout
     if row_offsets is None:
         raise RuntimeError("packed attention was called without the rows' offsets")
-    # transformers gives the exclusive bound of a window, on both sides where attention looks both ways.
-    reach = sliding_window - 1 if sliding_window else -1
+    # transformers gives the exclusive bound of a window, on both sides where attention looks both ways. One that no
+    # row exceeds is none: the kernel is faster without.
+    reach = sliding_window - 1 if sliding_window and sliding_window < longest_row else -1
     window = (reach, 0 if getattr(module, "is_causal", False) else reach)
     rows = _Rows(row_offsets, longest_row, scaling, window)
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    attend = _varlen if q.is_cuda else _by_row
-    return attend(q, k, v, rows)[None], None
+    if q.is_cuda:
+        # Autocast knows the fused attention but not this kernel, and rotary positions leave q and k in float32.
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
+        if dtype in (torch.bfloat16, torch.float16):
+            return _varlen(q.to(dtype), k.to(dtype), v.to(dtype), rows)[None], None
+    # The kernel has no float32; a CPU's bfloat16 backward pass is slow (see float32_attention.py).
+    with torch.autocast(q.device.type, enabled=False):
+        return _by_row(q.float(), k.float(), v.float(), rows).to(v.dtype)[None], None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,7 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
 
 
 def _by_row(q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
-    """Attend row by row; what the kernel computes, for machines without it."""
+    """Attend row by row; what the kernel computes, where there is none."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -121,7 +132,8 @@ def _by_row(q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
         length = end - start
         mask = None
         if 0 <= left < length - 1:
-            distance = torch.arange(length)[:, None] - torch.arange(length)
+            places = torch.arange(length, device=q.device)
+            distance = places[:, None] - places
             mask = (distance >= -right) & (distance <= left)
         one_q, one_k, one_v = (t[start:end].transpose(0, 1)[None] for t in (q, k, v))
         part = scaled_dot_product_attention(
