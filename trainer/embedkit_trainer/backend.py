@@ -42,9 +42,7 @@ class Backend:
         self.kind = kind if several else "one"
         self.accelerator = Accelerator(**options)
         if self.kind == "fsdp2" and self.accelerator.device.type == "cpu":
-            # accelerate shards on GPUs alone and would fall back to DDP; torch shards on CPUs just as well.
-            self.accelerator.state.distributed_type = "FSDP"
-            self.accelerator.state.fsdp_plugin = options["fsdp_plugin"]
+            _shard_on_cpu(self.accelerator, options["fsdp_plugin"])
         if config.tracker != "none":
             self.accelerator.init_trackers(config.name)
         self.tracked = config.tracker != "none"
@@ -242,6 +240,15 @@ def _fsdp2(config: RunConfig) -> dict[str, Any]:
     )
     precision = "bf16" if config.precision == "bfloat16" else "no"
     return {"fsdp_plugin": plugin, "mixed_precision": precision}
+
+
+def _shard_on_cpu(accelerator: Any, plugin: Any) -> None:
+    """Tell accelerate to shard on CPUs too, which torch can: it would fall back to DDP."""
+    from accelerate import DistributedType, PartialState
+
+    PartialState().distributed_type = DistributedType.FSDP
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
 
 
 def _deepspeed(config: RunConfig) -> dict[str, Any]:
