@@ -271,6 +271,27 @@ def test_a_step_counts_its_work(packed: bool) -> None:
             assert graphs <= max(plan.graph_tokens or plan.chunk_tokens, 40)
 
 
+def test_bfloat16_on_a_cpu_meets_few_shapes() -> None:
+    """Padded passes are multiples of 16 wide under bfloat16, but never wider than the batch's longest text."""
+    model = tiny_model("Mistral")
+    shapes: list[tuple[int, ...]] = []
+    forward = model.forward
+
+    def seen(inputs: Any) -> Tensor:
+        shapes.append(tuple(inputs.ids.shape))
+        return forward(inputs)
+
+    model.forward = seen  # type: ignore[method-assign]
+    batch = token_batch(documents=[np.full(n, 7, np.int32) for n in (19, 18, 15, 9, 3, 14, 2, 11, 5, 16)])
+    longest = 19
+    model.zero_grad()
+    objective = build_objective(LOSSES["info_nce"])
+    result = train_step(model, batch, objective, plan=StepPlan(chunk_tokens=40, bfloat16=True))
+    assert {width for _, width in shapes} == {16, longest}
+    assert all(rows * width <= 40 for rows, width in shapes)
+    assert result.padded == sum(rows * width for rows, width in shapes[: result.chunks])
+
+
 def test_a_batch_that_fits_goes_forward_once() -> None:
     """A single chunk keeps its graph, whatever the budget of graphs: no second pass where none is needed."""
     model = tiny_model("Bert")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embedkit_trainer.collate import Inputs, pack, pad, plan_chunks
+from embedkit_trainer.collate import Inputs, pack, pad, plan_chunks, rounded
 from embedkit_trainer.distributed import Slice, World
 
 if TYPE_CHECKING:
@@ -188,6 +188,8 @@ class _Step:
         if not texts:
             return _Cuts([], [])
         lengths = np.fromiter((len(t) for t in texts), np.int64, len(texts))
+        if self.plan.bfloat16 and self.device.type == "cpu" and not self.plan.packed:
+            lengths = rounded(lengths)
         rows = plan_chunks(lengths, self.plan.chunk_tokens, packed=self.plan.packed)
         cost = [lengths[r].sum() if self.plan.packed else len(r) * lengths[r].max() for r in rows]
         return _Cuts(rows, [int(c) for c in cost])
@@ -198,12 +200,20 @@ class _Step:
         FSDP gathers weights in every forward pass: each process must run the same number of them, so that one
         with fewer chunks (or no texts) runs a short text again, and sends no gradient through it.
         """
-        collate = pack if self.plan.packed else pad
-        rows = plans[self.world.rank].rows
-        chunks = [_Chunk(r, collate([texts[i] for i in r], self.device), n) for n, r in enumerate(rows)]
+        mine = plans[self.world.rank]
+
+        def collate(rows: list[NDArray[np.int32]], places: int = 0) -> Inputs:
+            if self.plan.packed:
+                return pack(rows, self.device)
+            return pad(rows, self.device, width=places // len(rows))
+
+        chunks = [
+            _Chunk(r, collate([texts[i] for i in r], places), n)
+            for n, (r, places) in enumerate(zip(mine.rows, mine.places, strict=True))
+        ]
         most = max(len(p.rows) for p in plans)
         if len(chunks) < most:
-            spare = collate([min(self.batch.queries, key=len)], self.device)
+            spare = collate([min(self.batch.queries, key=len)])
             chunks += [_Chunk(np.empty(0, np.int64), spare, n) for n in range(len(chunks), most)]
         return chunks
 

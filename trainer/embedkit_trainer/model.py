@@ -14,6 +14,7 @@ from embedkit.embedders.pooling import pool
 from embedkit.embedders.serving import OpenedFolder, open_folder
 from embedkit.errors import EmbedderError, InputError
 from embedkit_trainer.collate import Inputs
+from embedkit_trainer.float32_attention import use_float32_attention
 from embedkit_trainer.packing import use_packing
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ def load_model(
         backbone = load_backbone(opened, torch.bfloat16 if frozen else torch.float32, config)
     if packing:
         use_packing(backbone)
+    elif precision == "bfloat16" and device.type == "cpu":
+        use_float32_attention(backbone)
     if config.tuning != "full":
         from embedkit_trainer.adapters import add_lora
 
