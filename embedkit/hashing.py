@@ -14,6 +14,8 @@ from embedkit.errors import InputError
 
 _CACHE_NAME = "file-hashes.json"
 _CACHE_LIMIT = 2000
+# Reading a smaller file is quicker than writing the cache anew, and would push the large ones out of it.
+_SMALLEST_CACHED = 1 << 20
 _known: dict[str, tuple[int, int, str]] = {}
 
 
@@ -29,15 +31,16 @@ def cache_dir() -> Path:
 def file_hash(path: str | os.PathLike[str]) -> str:
     """Return the sha256 of a file's content as 64 hex digits.
 
-    The digest is remembered under (real path, size, mtime in ns); an unreadable, corrupt or read-only cache
-    costs time, never an error. Raises InputError where the file cannot be read.
+    A large file's digest is remembered under (real path, size, mtime in ns); an unreadable, corrupt or read-only
+    cache costs time, never an error. Raises InputError where the file cannot be read.
     """
     try:
         real = Path(path).resolve(strict=True)
         before = real.stat()
         key = str(real)
         stamp = (before.st_size, before.st_mtime_ns)
-        cached = _known.get(key) or _read_cache().get(key)
+        large = before.st_size >= _SMALLEST_CACHED
+        cached = _known.get(key) or (_read_cache().get(key) if large else None)
         if cached is not None and cached[:2] == stamp:
             _known[key] = cached
             return cached[2]
@@ -48,7 +51,8 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         raise InputError(f"cannot hash {os.fspath(path)!r}: {e.strerror or e}; check the path") from e
     if (after.st_size, after.st_mtime_ns) == stamp:
         _known[key] = (*stamp, digest)
-        _remember(key, _known[key])
+        if large:
+            _remember(key, _known[key])
     return digest
 
 

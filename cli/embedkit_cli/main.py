@@ -31,8 +31,8 @@ COMMANDS: dict[str, Entry] = {
     "embedders": Entry("embedders", "embedders", "List the installed embedders and model presets."),
     "info": Entry("inspecting", "info", "Show what an index holds and what built it."),
     "explain": Entry("inspecting", "explain", "Show what is really encoded for a query, and how it is searched."),
-    "eval": Entry("evaluating", "evaluate", "Measure retrieval, similarity, classes, clusters, bitext, long texts, mteb."),
-    "train": Entry("training", "train", "Train an embedding model: a recipe of a paper, or your own config."),
+    "eval": Entry("evaluating", "evaluate", "Measure retrieval, similarity, clusters, classes … and mteb tasks."),
+    "train": Entry("training", "train", "Train an embedding model: a paper's recipe, or your own config."),
     "mine": Entry("mining", "mine", "Find hard negatives for training rows."),
     "doctor": Entry("doctor", "doctor", "Check this installation and print the repair of what is wrong."),
 }  # fmt: skip
@@ -173,3 +173,7 @@ def main() -> None:
     """Run the command line."""
     run: Callable[[], Any] = cli
     run()
+
+
+if __name__ == "__main__":  # `accelerate launch -m embedkit_cli.main train …`
+    main()

@@ -20,6 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give every test its own cache folder and an empty memory."""
     monkeypatch.setenv("EMBEDKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hashing, "_known", {})
+    monkeypatch.setattr(hashing, "_SMALLEST_CACHED", 0)
     return tmp_path / "cache" / "embedkit" / "file-hashes.json"
 
 
@@ -47,6 +48,17 @@ def test_second_process_does_not_read_the_file_again(tmp_path: Path, cache: Path
     cache.write_text(json.dumps(entries))
     _forget()
     assert hashing.file_hash(path) == "f" * 64
+
+
+def test_small_files_are_not_worth_a_record(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is read faster than the cache is written is hashed every time, and crowds out no large one."""
+    monkeypatch.setattr(hashing, "_SMALLEST_CACHED", 4)
+    for name, content in (("small", b"abc"), ("large", b"abcd")):
+        (tmp_path / name).write_bytes(content)
+        assert hashing.file_hash(tmp_path / name) == hashlib.sha256(content).hexdigest()
+    assert list(json.loads(cache.read_text())) == [str((tmp_path / "large").resolve())]
 
 
 def test_changed_content_changes_the_hash(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_all_errors_at_once(folder: Path) -> None:
         "batch_size = 4", 'batch_sise = 4\nepochs = "one"\nnegatives = true\nbatches = "one"'
     )
     text += "ratio = 2\nformat = 'msmarko'\n"
-    text += "[stages.loss]\nname = 'info_nse'\ntemperature = 0\nmatryoshka = [64, 32]\n"
+    text += "[stages.loss]\nname = 'info_nse'\ntemperature = 0\nmatryoshka = [64, 64]\n"
     text += "[stages.optimizer]\nbetas = [0.9]\nlr = nan\nwarmup_steps = -1\n"
     message = _problem(folder, text)
     for part in (
@@ -115,7 +115,7 @@ def test_all_errors_at_once(folder: Path) -> None:
         "stages.train.loss.name = 'info_nse' is text: give one of",
         "(did you mean info_nce?)",
         "stages.train.loss.temperature = 0.0 must be above 0",
-        "stages.train.loss.matryoshka = [64, 32] must ascend",
+        "stages.train.loss.matryoshka = [64, 64] must be widths",
         "stages.train.optimizer.betas = [0.9] is a list: give a list of 2 numbers",
         "stages.train.optimizer.lr = nan is no finite number",
         "stages.train.optimizer.warmup_steps = -1 is too small",

@@ -140,8 +140,8 @@ def _loss(loss: LossConfig, path: str) -> Iterator[str]:
     yield from _above(loss, path, temperature=0, teacher_temperature=0, mask_similarity=0)
     yield from _least(loss, path, contrastive_weight=0)
     widths = loss.matryoshka
-    if any(w < 1 for w in widths) or list(widths) != sorted(set(widths)):
-        yield f"{path}.matryoshka = {list(widths)} must ascend from 1, each width once"
+    if any(w < 1 for w in widths) or len(widths) != len(set(widths)):
+        yield f"{path}.matryoshka = {list(widths)} must be widths of 1 or more, each of them once"
     if loss.matryoshka_weights and len(loss.matryoshka_weights) != len(widths):
         yield f"{path}.matryoshka_weights has {len(loss.matryoshka_weights)} numbers for {len(widths)} widths"
     if any(w <= 0 for w in loss.matryoshka_weights):
@@ -149,8 +149,8 @@ def _loss(loss: LossConfig, path: str) -> Iterator[str]:
 
 
 def _optimizer(optimizer: OptimizerConfig, path: str) -> Iterator[str]:
-    yield from _above(optimizer, path, lr=0, eps=0, max_grad_norm=0, embedding_lr=0)
-    yield from _least(optimizer, path, weight_decay=0, warmup_steps=0)
+    yield from _above(optimizer, path, lr=0, eps=0, embedding_lr=0)
+    yield from _least(optimizer, path, weight_decay=0, warmup_steps=0, max_grad_norm=0)
     yield from _between(optimizer, path, warmup_ratio=(0, 1, "[]"))
     if not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"{path}.betas = {list(optimizer.betas)} must both be from 0 up to, not including, 1"
