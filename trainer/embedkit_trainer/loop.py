@@ -107,8 +107,11 @@ class _Run:
         return self._finish(model, best)
 
     def _load(self, device: Any) -> Any:
+        import torch
+
         from embedkit_trainer.model import load_model
 
+        torch.manual_seed(self.config.seed)  # an adapter begins at random, at the same weights in every process
         stages = self.config.stages
         return load_model(
             self.config.model,
