@@ -16,6 +16,7 @@ from embedkit_trainer.config_file import (
     read_config_file,
     to_toml,
 )
+from embedkit_trainer.data.formats.registry import get_format
 from embedkit_trainer.fidelity import look_up, paper_problems
 
 NAMES = [
@@ -88,7 +89,7 @@ def test_sampling_ratios() -> None:
     assert sorted(n for n, s in sources.items() if s.ratio == 1.0) == [
         "dureader", "fever", "hotpotqa", "miracl", "mrtydi", "nli", "nq", "squad", "synthetic", "triviaqa",
     ]  # fmt: skip
-    assert [n for n, s in sources.items() if len(s.instructions) == 2] == ["nli", "quora"]
+    assert [n for n, s in sources.items() if len(s.instructions or ()) == 2] == ["nli", "quora"]
     assert [n for n, s in sources.items() if not s.instructions] == ["synthetic"]  # its rows bring their own
 
 
@@ -153,6 +154,16 @@ def test_gte() -> None:
     )
     assert {(s.loss.name, s.loss.temperature) for s in config.stages} == {("gte", 0.01)}
     assert len(first.sources) == 9
+
+
+@pytest.mark.parametrize("name", ["gte-base", "sbert-nli", "simcse-unsup", "distil-small"])
+def test_papers_without_instructions(name: str) -> None:
+    """No query of these recipes carries an instruction, also where the format knows one: their papers have none."""
+    _, config = _built(name)
+    sources = [s for stage in config.stages for s in stage.sources]
+    assert not any(
+        get_format(s.format).instructions if s.instructions is None else s.instructions for s in sources
+    )
 
 
 def test_simcse() -> None:

@@ -62,9 +62,10 @@ class SourceConfig:
 
     `format` is "rows" (our JSONL/Parquet schema) or a name of `data.formats`. `path` is a file, a glob or a folder,
     relative to the config file. `ratio` is the share of the source's rows that an epoch takes (the paper's 0.1 for
-    Quora); `weight` fixes its share of the batches instead of n^alpha. `instructions`: one is drawn per row (a pure
-    function of the row) where the row brings none. `instruction_dropout`: the share of rows that lose theirs.
-    `negatives`: how many of a row's negatives are used; which ones changes by epoch. `limit`: the first N rows.
+    Quora); `weight` fixes its share of the batches instead of n^alpha. `instructions`: one is drawn by the query where
+    the row brings none (None: from those that are known of the format; an empty list: none). `instruction_dropout`:
+    the share of queries that lose theirs. `negatives`: how many of a row's negatives are used, the stage's number where
+    None; which ones changes with every visit. `limit`: the first N rows.
     """
 
     path: str = ""
@@ -72,12 +73,11 @@ class SourceConfig:
     format: str = "rows"
     ratio: float = 1.0
     weight: float | None = None
-    instructions: tuple[str, ...] = ()
+    instructions: tuple[str, ...] | None = None
     instruction_dropout: float = 0.0
     negatives: int | None = None
     limit: int | None = None
     licence: str = ""
-    symmetric: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ def _source(source: SourceConfig, path: str) -> Iterator[str]:
     yield from _between(source, path, ratio=(0, 1, "(]"), instruction_dropout=(0, 1, "[]"))
     yield from _above(source, path, weight=0)
     yield from _least(source, path, negatives=0, limit=1)
-    if any(not i.strip() for i in source.instructions):
+    if any(not i.strip() for i in source.instructions or ()):
         yield f"{path}.instructions has an empty one: write what the query should find"
     known = _formats()
     if known and source.format not in known:

@@ -38,7 +38,7 @@ def open_store(source: SourceConfig, tokens: TokenizerPair, cache: Path) -> Toke
     settings = replace(
         source,
         name=source.name or Path(source.path).stem,
-        instructions=source.instructions or form.instructions,
+        instructions=form.instructions if source.instructions is None else source.instructions,
         licence=source.licence or form.licence,
     )
     return cached_store(

@@ -172,7 +172,7 @@ def _texts(stages: tuple[StageConfig, ...]) -> Iterator[str]:
 
     for stage in stages:
         for source in stage.sources:
-            yield from source.instructions
+            yield from source.instructions or ()
             for row in islice(load_rows(source.format, source.path), _TEXTS_PER_SOURCE):
                 yield from (row.query, row.positive, *row.negatives)
                 if row.instruction:

@@ -246,6 +246,6 @@ def store_address(source: SourceConfig, tokens: TokenizerPair, files: Sequence[P
         "tokens": [tokens.key, *tokens.limits()],
         "template": asdict(tokens.template),
         "source": [source.name, source.format, source.limit],
-        "instructions": [list(source.instructions), source.instruction_dropout],
+        "instructions": [list(source.instructions or ()), source.instruction_dropout],
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]

@@ -69,7 +69,8 @@ def write_store(rows: Iterable[Row], tokens: TokenizerPair, folder: Path, source
         lengths["document_starts"].write(np.zeros(1, np.int64).tobytes())
         for batch in _batches(limited):
             rendered = [
-                render(r, tokens.template, source.instructions, source.instruction_dropout) for r in batch
+                render(r, tokens.template, source.instructions or (), source.instruction_dropout)
+                for r in batch
             ]
             queries = _tokenised(tokens.query, [r.query for r in rendered])
             documents = _tokenised(tokens.document, list(chain.from_iterable(r.documents for r in rendered)))
