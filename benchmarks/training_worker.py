@@ -170,6 +170,7 @@ class Ours:
         import torch
 
         from embedkit_trainer.config import LossConfig
+        from embedkit_trainer.float32_attention import use_float32_attention
         from embedkit_trainer.gradcache import StepPlan
         from embedkit_trainer.model import EmbeddingModel
         from embedkit_trainer.objective import build_objective
@@ -179,6 +180,8 @@ class Ours:
         packed = setting["unit"] == "packed"
         if packed:
             use_packing(backbone)
+        elif setting["precision"] == "bf16":
+            use_float32_attention(backbone)  # as load_model does on a CPU
         self.model = EmbeddingModel(backbone, "last").train()
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.1, fused=True)
