@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from embedkit.contract import Template
+from embedkit.embedders.transformer import TransformerEmbedder
 from embedkit.errors import CheckpointError, InputError, TrainingError
+from embedkit.tasks import get_task
 from embedkit_trainer.checkpoint import Checkpoints
 from embedkit_trainer.config import (
     DevConfig,
@@ -25,9 +27,11 @@ from embedkit_trainer.config import (
     RunConfig,
     SourceConfig,
     StageConfig,
+    TeacherConfig,
 )
 from embedkit_trainer.events import DevEvent, Event, NoteEvent, StepEvent
 from embedkit_trainer.loop import train
+from embedkit_trainer.stage import open_stages
 from tests.embedkit.tiny_models import BERT, LLAMA, save_model
 
 WORDS = (
@@ -243,8 +247,9 @@ def test_lora_on_a_decoder(config: RunConfig, mistral: Path) -> None:
     assert all("proj" in k for k in moved)
 
 
-def test_dev_sets_choose_the_best(config: RunConfig, tmp_path: Path, rows: Path) -> None:
-    """nDCG@10 is told before the first step and on the way, and the saved model is the best one, not the last."""
+@pytest.fixture
+def beir(tmp_path: Path, rows: Path) -> Path:
+    """Return a BEIR folder of the rows: each query finds its positive."""
     folder = tmp_path / "beir"
     folder.mkdir()
     read = [json.loads(line) for line in rows.read_text().splitlines()]
@@ -257,7 +262,12 @@ def test_dev_sets_choose_the_best(config: RunConfig, tmp_path: Path, rows: Path)
     (folder / "qrels.tsv").write_text(
         "query-id\tcorpus-id\tscore\n" + "\n".join(f"q{i}\td{i}\t1" for i in range(len(read)))
     )
-    dev = DevConfig(folders=(str(folder),), instructions=("Find the sentence",), every=3)
+    return folder
+
+
+def test_dev_sets_choose_the_best(config: RunConfig, beir: Path) -> None:
+    """nDCG@10 is told before the first step and on the way, and the saved model is the best one, not the last."""
+    dev = DevConfig(folders=(str(beir),), instructions=("Find the sentence",), every=3)
     # A rate that destroys what was learnt: the best weights are not the last.
     wild = _stage(
         config, optimizer=OptimizerConfig(lr=0.5, warmup_steps=0, schedule="constant", max_grad_norm=0)
@@ -275,6 +285,63 @@ def test_dev_sets_choose_the_best(config: RunConfig, tmp_path: Path, rows: Path)
     base = get_embedder(f"transformer:{config.model.name}", dtype="float32", pooling="mean")
     texts = ["The salt and the rain."]
     assert np.allclose(embedder.encode_document(texts), base.encode_document(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("task", [None, "qa"])
+def test_dev_queries_are_asked_as_the_model_will_be(config: RunConfig, beir: Path, task: str | None) -> None:
+    """Where [dev] names no instruction, its queries carry the one that the saved model gives a query of its own."""
+    config = replace(
+        config,
+        model=replace(config.model, default_task=task),
+        dev=DevConfig(folders=(str(beir),), queries=None),
+    )
+    _, (stage,), _ = open_stages(config, lambda text: None)
+    report = train(_stage(config, max_steps=1))
+    saved = TransformerEmbedder.open(str(report.folder))
+    asked = [json.loads(line)["text"] for line in (beir / "queries.jsonl").read_text().splitlines()]
+    instruction = get_task(saved.info.default_task or "").instruction
+    assert instruction == get_task(task or "search").instruction
+    rendered = [saved.info.template.render_query(q, instruction) for q in asked]
+    assert stage.dev_sets[0].queries == [
+        ids[:31] + ids[-1:] if len(ids) > 32 else ids for ids in saved.token_ids(rendered)
+    ]
+
+
+def test_a_best_mean_of_other_dev_sets_does_not_count(config: RunConfig, beir: Path) -> None:
+    """A run that goes on under other dev sets measures them at once; the former best, of other queries, is forgotten."""
+    dev = DevConfig(folders=(str(beir),), every=2, queries=1)
+    first: list[Event] = []
+
+    def listen(event: Event) -> None:
+        first.append(event)
+        if isinstance(event, StepEvent) and event.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train(replace(config, dev=dev), listen).stopped
+    second: list[Event] = []
+    report = train(replace(config, dev=replace(dev, queries=None)), second.append)
+    found = [e for e in second if isinstance(e, DevEvent)]
+    assert [e.step for e in found] == [5, 6, 8, 9]
+    assert found[0].best
+    assert report.best == max(e.mean for e in found)
+    assert {e.step for e in first if isinstance(e, DevEvent)} == {0, 2, 4}
+
+
+def test_another_base_or_teacher_is_another_run(config: RunConfig, tmp_path: Path) -> None:
+    """The run's fingerprint follows the weights of the base and of the teacher, not the names of their folders."""
+    base, teacher = (save_model(tmp_path / name, "Bert", BERT) for name in ("base", "teacher"))
+    distil = _stage(
+        replace(config, model=replace(config.model, name=str(base))),
+        loss=LossConfig(name="distil_mse"),
+        teacher=TeacherConfig(str(teacher)),
+    )
+    seen = {open_stages(distil, lambda text: None)[2]}
+    assert {open_stages(distil, lambda text: None)[2]} == seen
+    for folder in (base, teacher):
+        weights = load_file(folder / "model.safetensors")
+        save_file({k: v + 0.5 for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+        seen.add(open_stages(distil, lambda text: None)[2])
+    assert len(seen) == 3
 
 
 def test_accumulation_is_one_step(config: RunConfig) -> None:
@@ -313,6 +380,26 @@ def test_figures_go_to_the_tracker_and_a_file(config: RunConfig) -> None:
     lines = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == losses
     assert all("masked_rate/rows" in line["logs"] for line in lines)
+
+
+def test_a_tracker_counts_on_through_the_stages(config: RunConfig) -> None:
+    """The second stage's figures follow the first's, where its own count of steps would begin anew."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stages = tuple(replace(config.stages[0], name=name, max_steps=2) for name in ("pre", "fine"))
+    train(replace(config, stages=stages, tracker="tensorboard"))
+    written = next(Path(f"{config.output}.work", "logs").rglob("events.out.tfevents*"))
+    accumulator = EventAccumulator(str(written.parent))
+    accumulator.Reload()
+    assert [e.step for e in accumulator.Scalars("loss")] == [1, 2, 3, 4]
+
+
+def test_a_fresh_run_begins_its_figures_anew(config: RunConfig) -> None:
+    """metrics.jsonl holds no step of the run that --fresh threw away."""
+    train(config)
+    train(_stage(config, max_steps=3), fresh=True)
+    lines = (Path(f"{config.output}.work") / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
 
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_last_one(config: RunConfig) -> None:

@@ -31,12 +31,14 @@ class Progress:
     """Say how far a run is: `step` steps of stage number `stage` are done; `best` is the best dev mean so far.
 
     `run` is the fingerprint of the config and data; `format` that of the files. `hashes` guards the files beside.
+    `dev` stands for the dev sets that `best` was measured on: means over others do not compare.
     """
 
     run: str
     stage: int
     step: int
     best: float | None = None
+    dev: str = ""
     hashes: Mapping[str, str] | None = None
     format: int = 1
 

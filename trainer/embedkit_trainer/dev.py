@@ -39,14 +39,20 @@ class DevSet:
 
 
 def load_dev_sets(
-    config: DevConfig, template: Template, query_tokens: TokenBuilder, document_tokens: TokenBuilder
+    config: DevConfig,
+    template: Template,
+    query_tokens: TokenBuilder,
+    document_tokens: TokenBuilder,
+    *,
+    default: str | None = None,
 ) -> list[DevSet]:
     """Read and tokenise the dev folders.
 
+    `default` is the instruction of queries where the config names none: what the finished model gives its own.
     A large corpus is cut to the documents that are judged for the queries asked, and others up to 20,000: scores
     are to be compared within a run, not across runs with other settings. Raises InputError or CorpusError.
     """
-    instructions = _instructions(config)
+    instructions = _instructions(config, default)
     return [
         _load(Path(folder), config, instruction, (template, query_tokens, document_tokens))
         for folder, instruction in zip(config.folders, instructions, strict=True)
@@ -100,8 +106,8 @@ def encode(
     return out
 
 
-def _instructions(config: DevConfig) -> list[str | None]:
-    """Return one instruction a folder: as written out, else the named task's."""
+def _instructions(config: DevConfig, default: str | None) -> list[str | None]:
+    """Return one instruction a folder: as written out, else the named task's, else the default."""
     from embedkit.tasks import get_task
 
     count = len(config.folders)
@@ -111,7 +117,7 @@ def _instructions(config: DevConfig) -> list[str | None]:
                 f"dev.{name} has {len(given)} entries for {count} folders: give one, or one each"
             )
     texts: list[str | None] = (
-        [*config.instructions] or [get_task(t).instruction for t in config.tasks] or [None]
+        [*config.instructions] or [get_task(t).instruction for t in config.tasks] or [default]
     )
     return texts * (count if len(texts) == 1 else 1)
 

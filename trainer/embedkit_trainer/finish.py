@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from embedkit_trainer.stage import Stage
 
 
+def default_task(config: RunConfig, opened: OpenedFolder, instructed: bool) -> str | None:
+    """Return the task of a query that names none, once served; `instructed` says that rows had instructions."""
+    return config.model.default_task or opened.default_task or ("search" if instructed else None)
+
+
 def check_finish(config: RunConfig, opened: OpenedFolder, stages: list[Stage]) -> None:
     """Raise now what `save_finished` would raise of the output folder and the record, after hours of training.
 
@@ -89,7 +94,7 @@ def _record(
         template=opened.template,
         query_length=max(s.query_length for s in config.stages),
         document_length=max(s.document_length for s in config.stages),
-        default_task=config.model.default_task or opened.default_task or ("search" if instructed else None),
+        default_task=default_task(config, opened, instructed),
         instruction_trained=instructed or opened.instruction_trained,
         sources=tuple(SourceRecord(name, count, licence) for (name, licence), count in rows.items()),
         metrics=dict(metrics),

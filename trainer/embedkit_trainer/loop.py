@@ -8,6 +8,7 @@ where it was.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -29,10 +30,11 @@ from embedkit_trainer.optimization import (
 )
 
 if TYPE_CHECKING:
-    from embedkit_trainer.config import RunConfig, StageConfig
+    from embedkit_trainer.config import DevConfig, RunConfig, StageConfig
     from embedkit_trainer.gradcache import StepPlan, StepResult
     from embedkit_trainer.stage import Stage
 
+METRICS = "metrics.jsonl"
 _WARM = 3  # steps left out of the forecast: the first ones pay for start-up
 
 
@@ -73,6 +75,7 @@ class _Run:
         self.opened, self.stages, self.run_id = open_stages(config, self.note)
         check_finish(config, self.opened, self.stages)
         self.total_steps = 0
+        self.dev_id = dev_fingerprint(config.dev)
         self.packing = any(s.packing for s in config.stages)  # attention is chosen once
 
     def note(self, text: str) -> None:
@@ -84,6 +87,7 @@ class _Run:
         """Run what is left of the stages and save the model."""
         if fresh and self.world.main:
             self.checkpoints.clear()
+            (self.work / METRICS).unlink(missing_ok=True)
         self.world.wait()
         model = self._load(self.backend.device)
         self.could_train = [n for n, p in model.named_parameters() if p.requires_grad]
@@ -111,7 +115,9 @@ class _Run:
 
         from embedkit_trainer.model import load_model
 
-        torch.manual_seed(self.config.seed)  # an adapter begins at random, at the same weights in every process
+        torch.manual_seed(
+            self.config.seed
+        )  # an adapter begins at random, at the same weights in every process
         stages = self.config.stages
         return load_model(
             self.config.model,
@@ -164,31 +170,33 @@ class _StageRun:
         self.stage = stage
         self.config: StageConfig = stage.config
         self.number = number
-        from embedkit_trainer.model import checkpoint_activations
+        from embedkit_trainer.model import checkpoint_activations, keep_activations
 
         plain = run.backend.unwrapped(model)
         if self.config.gradient_checkpointing:
             checkpoint_activations(plain.backbone)
         elif number:  # an earlier stage may have asked for it
-            plain.backbone.gradient_checkpointing_disable()
+            keep_activations(plain.backbone)
         select_trainable(plain, trainable_names(run.could_train, self.config.trainable))
         self.optimizer: Any = build_optimizer(plain, self.config.optimizer)
         self.model, self.optimizer = run.backend.prepare(plain, self.optimizer)
         self.stopped = False
+        # Trackers count on through the stages: one that is told an earlier step forgets what it is told.
+        self._before = sum(s.steps for s in run.stages[:number])
         self._seconds: list[float] = []
 
     def run(self, progress: Progress, optimizer_state: dict[str, Any] | None) -> float | None:
         """Run the steps that are left; return the best dev mean, None without dev sets."""
         run = self.run_
+        best = progress.best if progress.dev == run.dev_id else None
         if progress.step >= self.stage.steps:
-            return progress.best
+            return best
+        self._worst()  # before the optimiser's state is there, which the forecast adds
         if optimizer_state is not None:
             run.backend.load_optimizer_state(self.optimizer, optimizer_state)
-        self._worst()
-        best = progress.best
         dev = run.config.dev
-        if dev is not None and progress.step == 0:
-            best = self._dev(0, best)
+        if dev is not None and best is None:
+            best = self._dev(progress.step, best)
         before = self._fingerprints() if progress.step == 0 else None
         for step in range(progress.step + 1, self.stage.steps + 1):
             self._step(step)
@@ -286,11 +294,11 @@ class _StageRun:
         weights = run.backend.weights(self.model, run.trained) if better else {}
         if run.world.main:
             if better:
-                run.checkpoints.save_best(Progress(run.run_id, self.number, step, mean), weights)
+                run.checkpoints.save_best(Progress(run.run_id, self.number, step, mean, run.dev_id), weights)
             event = DevEvent(self.config.name, step, scores, mean, better)
             run._listener(event)
             self._record(asdict(event))
-            run.backend.log({f"nDCG@10/{n}": s for n, s in scores.items()}, step)
+            run.backend.log({f"nDCG@10/{n}": s for n, s in scores.items()}, self._before + step)
         return mean if better else best
 
     def _save(self, step: int, best: float | None) -> None:
@@ -298,7 +306,7 @@ class _StageRun:
         weights = run.backend.weights(self.model, run.trained)
         state = run.backend.optimizer_state(self.optimizer)
         if run.world.main:
-            run.checkpoints.save(Progress(run.run_id, self.number, step, best), weights, state)
+            run.checkpoints.save(Progress(run.run_id, self.number, step, best, run.dev_id), weights, state)
         run.world.wait()
 
     def _tell(self, step: int, lr: float, norm: float, results: list[StepResult]) -> None:
@@ -317,13 +325,13 @@ class _StageRun:
         if not run.world.main:
             return
         self._record(asdict(event))
-        run.backend.log({"loss": loss, "lr": lr, "grad_norm": norm, **logs}, step)
+        run.backend.log({"loss": loss, "lr": lr, "grad_norm": norm, **logs}, self._before + step)
         if step % run.config.log_every == 0 or step in (1, self.stage.steps):
             run._listener(event)
 
     def _record(self, record: dict[str, Any]) -> None:
         """Append figures to metrics.jsonl; a resumed run writes the steps it repeats again, the later line counts."""
-        path = self.run_.work / "metrics.jsonl"
+        path = self.run_.work / METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(record) + "\n")
@@ -346,6 +354,14 @@ class _StageRun:
         from embedkit_trainer.adapters import require_moved
 
         require_moved(self.run_.backend.unwrapped(self.model), before)
+
+
+def dev_fingerprint(dev: DevConfig | None) -> str:
+    """Return what stands for the dev sets: runs whose means compare have the same; "" without any."""
+    if dev is None:
+        return ""
+    fields = json.dumps([dev.folders, dev.tasks, dev.instructions, dev.queries])
+    return hashlib.sha256(fields.encode()).hexdigest()[:16]
 
 
 def hash_seed(*numbers: int) -> int:

@@ -226,6 +226,14 @@ def checkpoint_activations(backbone: Any) -> None:
     enable({"use_reentrant": False})
 
 
+def keep_activations(backbone: Any) -> None:
+    """Undo `checkpoint_activations`."""
+    disable = (
+        getattr(backbone, "activation_checkpointing_disable", None) or backbone.gradient_checkpointing_disable
+    )
+    disable()
+
+
 def _set_dropout(settings: Any, rate: float | None) -> None:
     if rate is None:
         return

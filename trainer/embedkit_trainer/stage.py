@@ -9,10 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.embedders.folder import adapter_files
+from embedkit.hashing import joint_hash
+from embedkit.tasks import resolve_instruction
 from embedkit_trainer.backend import work_folder
 from embedkit_trainer.data.batches import Batch, assemble
 from embedkit_trainer.data.plan import BatchPlan
 from embedkit_trainer.data.store import TokenStore
+from embedkit_trainer.finish import default_task
 from embedkit_trainer.sources import open_store, tokenizer_pair
 
 if TYPE_CHECKING:
@@ -105,14 +109,19 @@ def open_stages(config: RunConfig, note: Callable[[str], None]) -> tuple[OpenedF
 
     cache = work_folder(config) / "cache"
     stages = []
+    instructed = False
     for number, stage in enumerate(config.stages):
         opened, queries, documents = load_tokens(config.model, stage.query_length, stage.document_length)
         tokens = tokenizer_pair(queries, documents, opened.template)
         stores = [_store(source, tokens, cache, note) for source in stage.sources]
+        instructed |= any(store.counts.instructed for store in stores)
+        told = resolve_instruction(default_task(config, opened, instructed), None)
         stages.append(
-            _open(config, number, stores, cache=cache, text=(opened, queries, documents), note=note)
+            _open(
+                config, number, stores, cache=cache, text=(opened, queries, documents), told=told, note=note
+            )
         )
-    return opened, stages, _run_id(config, stages)
+    return opened, stages, _run_id(config, opened, stages)
 
 
 def _open(
@@ -122,6 +131,7 @@ def _open(
     *,
     cache: Path,
     text: tuple[OpenedFolder, TokenBuilder, TokenBuilder],
+    told: str | None,
     note: Callable[[str], None],
 ) -> Stage:
     from embedkit_trainer.dev import load_dev_sets
@@ -146,7 +156,8 @@ def _open(
         regresses = stage.loss.name in ("distil_cosine", "distil_mse")
         dim = text[0].folder.config.get("hidden_size") if regresses else None
         teachers = _teachers(stage.teacher, stores, cache, note, dim=dim)
-    dev_sets = load_dev_sets(config.dev, text[0].template, text[1], text[2]) if config.dev else []
+    dev = config.dev
+    dev_sets = load_dev_sets(dev, text[0].template, text[1], text[2], default=told) if dev else []
     return Stage(stage, stores, plan, build_objective(stage.loss, stage.teacher), teachers, dev_sets, seed)
 
 
@@ -184,9 +195,16 @@ def _negatives(stage: StageConfig, source: SourceConfig) -> int:
     return stage.negatives if source.negatives is None else source.negatives
 
 
-def _run_id(config: RunConfig, stages: list[Stage]) -> str:
+def _run_id(config: RunConfig, opened: OpenedFolder, stages: list[Stage]) -> str:
     """Return 16 hex digits over all that decides what is computed: a checkpoint belongs to one of them."""
+    from embedkit_trainer.export import base_revision
+
     record: dict[str, Any] = {k: v for k, v in asdict(config).items() if k not in _VOLATILE}
+    # A folder's name stays when its weights are others.
+    record["base"] = base_revision(opened.folder)
+    if opened.adapter is not None:
+        record["adapter"] = joint_hash(adapter_files(opened.adapter))
+    record["teachers"] = [[t.folder.name for t in stage.teachers or ()] for stage in stages]
     record["stores"] = [[s.folder.name for s in stage.stores] for stage in stages]
     for stage in record["stages"]:
         for source in stage["sources"]:
