@@ -152,7 +152,14 @@ def test_all_errors_at_once(folder: Path) -> None:
         (SMALL + "[model.template]\nquery = 'bare'\n", "model.template: template query 'bare' lacks {query}"),
         ("tracker = 'wandb'\n" + SMALL, "tracker = 'wandb' is not installed"),
         ("device = 'tpu'\n" + SMALL, "device = 'tpu' is not known"),
+        ("device = 'cpu:5'\n" + SMALL, "device = 'cpu:5' is not known"),
         ("output = '  '\n" + SMALL, "output is empty"),
+        ("work = 'm'\noutput = 'm'\n" + SMALL, "is inside output"),
+        ("work = 'm/x/../y'\noutput = './m'\n" + SMALL, "is inside output"),
+        (
+            SMALL.replace("[model]", "[model]\ntuning = 'lora'\nlora.target_modules = '(q'"),
+            "model.lora.target_modules '(q' is no regular expression",
+        ),
         (SMALL + "[dev]\nfolders = ['.']\n", "is no BEIR folder"),
         (SMALL + "[dev]\nfolders = ['.', 'x']\ntasks = ['qa', 'qa', 'qa']\n", "has 3 for 2 folders"),
         (SMALL + "[ablations]\nx = 1\n", "ablations.x must be a table"),
@@ -175,6 +182,17 @@ def test_missing_and_broken_files(folder: Path) -> None:
     (folder / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="is not UTF-8"):
         load_config(folder / "bytes.toml")
+    (folder / "deep.toml").write_text("x = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(InputError, match="nested too deeply"):
+        load_config(folder / "deep.toml")
+    with pytest.raises(InputError, match="is no TOML value"):
+        load_config(_write(folder, SMALL), ["seed=" + "[" * 5000 + "]" * 5000])
+
+
+def test_a_byte_order_mark_is_no_mistake(folder: Path) -> None:
+    """What Windows' editors write is read: UTF-8 with a byte order mark, lines that end in CRLF."""
+    (folder / "windows.toml").write_bytes(b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode())
+    assert load_config(folder / "windows.toml").stages[0].batch_size == 4
 
 
 def test_output_may_not_be_the_base(folder: Path) -> None:

@@ -48,10 +48,14 @@ def _run(config: RunConfig) -> Iterator[str]:
         yield "output is empty: name the folder that the model goes to"
     elif _same(config.output, config.model.name):
         yield f"output {config.output!r} is the folder of the base model: choose another, nothing may overwrite it"
+    elif config.work and _inside(config.work, config.output):
+        yield (
+            f"work {config.work!r} is inside output {config.output!r}, which the finished model takes for itself: "
+            "choose another"
+        )
     if config.tracker != "none" and find_spec(config.tracker) is None:
         yield f'tracker = {config.tracker!r} is not installed: pip install {config.tracker}, or write "none"'
-    kind = config.device.partition(":")[0]
-    if kind not in ("auto", "cpu", "cuda", "mps"):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", config.device):
         yield f"device = {config.device!r} is not known: give auto, cpu, cuda, cuda:0 … or mps"
     if config.backend == "deepspeed" and find_spec("deepspeed") is None:
         yield "backend = 'deepspeed' is not installed: pip install deepspeed, or write \"fsdp2\""
@@ -69,6 +73,8 @@ def _model(model: ModelConfig, config: RunConfig) -> Iterator[str]:
         yield from _between(model.lora, "model.lora", lora_dropout=(0, 1, "[)"))
         if not model.lora.target_modules:
             yield 'model.lora.target_modules is empty: name modules, or write "all-linear"'
+        elif isinstance(pattern := model.lora.target_modules, str):
+            yield from _pattern("model.lora.target_modules", pattern)
     if model.tuning == "qlora":
         if config.device in ("cpu", "mps"):
             yield f"model.tuning = 'qlora' needs CUDA, but device is {config.device!r}: write \"lora\""
@@ -94,10 +100,7 @@ def _stage(stage: StageConfig, config: RunConfig, need_data: bool) -> Iterator[s
     if stage.chunk_tokens is not None and 0 < stage.chunk_tokens < longest:
         yield f"{path}.chunk_tokens = {stage.chunk_tokens} cannot hold one text of {longest} tokens: give {longest} or more"
     for pattern in stage.trainable:
-        try:
-            re.compile(pattern)
-        except re.error as e:
-            yield f"{path}.trainable {pattern!r} is no regular expression: {e}"
+        yield from _pattern(f"{path}.trainable", pattern)
     if stage.packing and config.device in ("cpu", "mps"):
         yield f"{path}.packing needs CUDA, but device is {config.device!r}: take it out"
     yield from _loss(stage.loss, f"{path}.loss")
@@ -197,6 +200,18 @@ def _found(path: str) -> bool:
 
 def _same(output: str, model: str) -> bool:
     return bool(model) and Path(model).exists() and os.path.realpath(output) == os.path.realpath(model)
+
+
+def _inside(path: str, folder: str) -> bool:
+    """Say whether a path is a folder or lies in it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _pattern(where: str, pattern: str) -> Iterator[str]:
+    try:
+        re.compile(pattern)
+    except re.error as e:
+        yield f"{where} {pattern!r} is no regular expression: {e}"
 
 
 def _doubles(path: str, names: Sequence[str]) -> Iterator[str]:

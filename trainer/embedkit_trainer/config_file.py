@@ -77,13 +77,16 @@ def read_config_file(path_or_name: str | Path) -> ConfigFile:
     """Parse a file or recipe without building the run. Raises InputError, UnknownNameError for a recipe."""
     path, recipe = _find(path_or_name)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Notepad begins UTF-8 with a mark that TOML does not know.
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as e:
         raise InputError(f"config {path} cannot be read: {e.strerror or e}") from e
     except UnicodeDecodeError as e:
         raise InputError(f"config {path} is not UTF-8 text: {e.reason} at byte {e.start}") from e
     except tomllib.TOMLDecodeError as e:
         raise InputError(f"config {path} is no TOML: {e}") from e
+    except RecursionError:
+        raise InputError(f"config {path} is no config: it is nested too deeply") from None
     aside = {name: tables.pop(name, {}) for name in _ASIDE}
     ablations = aside["ablations"]
     wrong = [f"[{name}] must be a table" for name, value in aside.items() if not isinstance(value, dict)]

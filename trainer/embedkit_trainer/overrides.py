@@ -21,9 +21,9 @@ def parse_override(text: str, problems: list[str]) -> tuple[str, Any] | None:
         return None
     try:
         return path, tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+    except (tomllib.TOMLDecodeError, KeyError, RecursionError):
         if value[0] in "[{\"'":
-            problems.append(f"--set {text!r}: {value!r} is no TOML value")
+            problems.append(f"--set {text[:80]!r}: {value[:80]!r} is no TOML value")
             return None
         return path, value
 
