@@ -186,6 +186,7 @@ def load_model(
 
 def load_backbone(opened: OpenedFolder, dtype: torch.dtype, config: ModelConfig) -> Any:
     """Return the transformers model of an opened folder, an adapter that lies there merged into it."""
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
     folder = str(opened.folder.model)
@@ -201,7 +202,7 @@ def load_backbone(opened: OpenedFolder, dtype: torch.dtype, config: ModelConfig)
             backbone = AutoModel.from_pretrained(
                 folder, config=settings, dtype=dtype, trust_remote_code=config.trust_remote_code, **options
             )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as e:
         if isinstance(e, InputError):
             raise
         raise EmbedderError(f"the model in {folder} cannot be loaded: {e}") from e
