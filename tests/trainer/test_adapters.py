@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from embedkit.errors import MissingExtraError, TrainingError
+from embedkit.errors import InputError, MissingExtraError, TrainingError
 from embedkit_trainer.adapters import add_lora, is_quantized, load_quantized, merge, remember, require_moved
-from embedkit_trainer.config import LoraConfig
+from embedkit_trainer.config import LoraConfig, ModelConfig
+from embedkit_trainer.export import save_model as save_model_folder
+from embedkit_trainer.model import load_tokens
 from tests.embedkit.tiny_models import TEXTS, cosines, plain_model, plain_vectors, save_model
 from tests.trainer.saved_models import FAMILIES, trained_model
 
@@ -162,6 +164,15 @@ def test_qlora_says_what_is_missing(bases: dict[str, Path], monkeypatch: pytest.
     )
     with pytest.raises(TrainingError, match=r"needs a CUDA GPU.*tuning = lora"):
         load_quantized(bases["Mistral"])
+
+
+def test_qlora_over_an_adapter_is_refused(tmp_path: Path) -> None:
+    """An adapter folder as base would lose the adapter in nf4: its base's weights alone are loaded there."""
+    trained, record = trained_model(tmp_path, lora=True)
+    saved = tmp_path / "adapter"
+    save_model_folder(trained, record, saved, merged=False)
+    with pytest.raises(InputError, match=r"is an adapter.*nf4.*tuning = lora"):
+        load_tokens(ModelConfig(name=str(saved), tuning="qlora"), 16, 16)
 
 
 def test_lora_without_peft_names_the_extra(bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -344,6 +344,25 @@ def test_another_base_or_teacher_is_another_run(config: RunConfig, tmp_path: Pat
     assert len(seen) == 3
 
 
+def test_a_teacher_may_encode_queries_as_queries(config: RunConfig) -> None:
+    """`as_query` of the config gives queries the teacher's vectors of them under their instruction, else of the bare text."""
+    distil = _stage(config, loss=LossConfig(name="distil_mse"))
+    vectors = []
+    for as_query in (False, True):
+        teacher = TeacherConfig(config.model.name, as_query=as_query)
+        _, (stage,), _ = open_stages(_stage(distil, teacher=teacher), lambda text: None)
+        assert stage.teachers is not None
+        vectors.append(stage.teachers[0].row(0))
+    embedder = TransformerEmbedder.open(config.model.name)
+    row = stage.stores[0].texts(0)
+    assert np.allclose(vectors[0][0], embedder.encode_document([row.query])[0], atol=2e-3)
+    assert np.allclose(
+        vectors[1][0], embedder.encode_query([row.query], instruction=row.instruction)[0], atol=2e-3
+    )
+    assert not np.allclose(vectors[0][0], vectors[1][0], atol=1e-2)
+    assert np.array_equal(vectors[0][1:], vectors[1][1:])
+
+
 def test_accumulation_is_one_step(config: RunConfig) -> None:
     """Two batches a step halve the number of steps, and the negatives stay those of one batch."""
     events: list[Event] = []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from embedkit.errors import InputError
+from embedkit_trainer.candidates import candidates_of
 from embedkit_trainer.config import LossConfig, LossName, TeacherConfig
 from embedkit_trainer.data.batches import Batch
 from embedkit_trainer.distillation import distil_cosine, distil_kl, distil_mse, margin_mse
@@ -207,6 +208,27 @@ def test_mask_similarity_leaves_out_what_is_too_near(name: LossName) -> None:
     }[name]()
     assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-10)
     assert 0 < outcome.logs["masked_by_similarity"] < 1
+
+
+def test_mask_similarity_where_a_positive_is_far() -> None:
+    """Below a cosine of 0 the positive's own is the limit: a factor above 1 would leave out what is farther still."""
+    q = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    d = torch.tensor([[-0.5, 0.8], [-0.55, 0.8], [0.3, 1.0]])
+    batch = make_batch([2, 1])
+    kept = candidates_of(LossConfig(mask_similarity=1.2), q, d, batch).masks["query_document"]
+    assert cosine(q[0], d[1]) < cosine(q[0], d[0]) < 0 < cosine(q[0], d[2])
+    assert kept[0].tolist() == [True, False, True]
+
+
+def test_score_scale_brings_scores_to_cosines() -> None:
+    """STS's 0..5 are regressed as 0..1, and a score above the scale is refused."""
+    q, d = vectors(B, DIM), vectors(N, DIM, seed=1)
+    scores = np.array([5.0, 0.0, 2.5, 4.0], dtype=np.float32)
+    config = LossConfig("cosine_regression", score_scale=5.0)
+    loss = build_objective(config)(q, d, make_batch(COUNTS, scores=scores)).loss
+    assert loss.item() == pytest.approx(cosine_regression(q, d[POSITIVES], torch.tensor(scores / 5)).item())
+    with pytest.raises(InputError, match=r"a score of 5\.5 where score_scale is 5"):
+        build_objective(config)(q, d, make_batch(COUNTS, scores=scores * 1.1))
 
 
 def test_vectors_in_blocks_give_the_same_candidates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,10 @@ class Candidates:
 def candidates_of(config: LossConfig, queries: Tensor, documents: Tensor, batch: Batch) -> Candidates:
     """Return the candidates of every query `[B, dim]` among queries and documents `[N, dim]`, as the loss takes them.
 
-    With `mask_similarity` = f, a candidate is left out where its cosine exceeds f times that of query and positive,
-    whatever kind it is: hard negatives too, as in Qwen3-Embedding (arXiv 2506.05176, with a factor for
-    its fixed margin). The vectors decide, but get no gradient by it.
+    With `mask_similarity` = f, a candidate is left out where its cosine exceeds f times that of query and positive
+    (that itself, where it is 0 or less: a factor says nothing there), whatever kind it is: hard negatives too, as in
+    Qwen3-Embedding (arXiv 2506.05176, with a factor for its fixed margin). The vectors decide, but get no gradient by
+    it.
     """
     false = false_negative_masks(batch, identity=config.mask_identity, text=config.mask_text)
     q, d = directions(queries), directions(documents)
@@ -41,6 +42,8 @@ def candidates_of(config: LossConfig, queries: Tensor, documents: Tensor, batch:
         "document_document": (p, d),
     }
     limits = (q * p).sum(1, keepdim=True)
+    nearest = limits if config.mask_similarity is None else limits * config.mask_similarity
+    nearest = torch.where(limits > 0, nearest, limits)
     counts = torch.zeros(len(q), device=q.device)
     before = sum(int(mask.sum()) for mask in masks.values())
     best = torch.full((len(q),), -torch.inf, device=q.device, dtype=q.dtype)
@@ -49,7 +52,7 @@ def candidates_of(config: LossConfig, queries: Tensor, documents: Tensor, batch:
         for block in row_blocks(len(left), len(right)):
             similarities = left[block] @ right.T
             if config.mask_similarity is not None:
-                mask[block] |= similarities > config.mask_similarity * limits[block]
+                mask[block] |= similarities > nearest[block]
             if name == "query_document":
                 best[block] = similarities.masked_fill(mask[block], -torch.inf).amax(1)
         counts += (~mask).sum(1)

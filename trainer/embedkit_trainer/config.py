@@ -84,8 +84,11 @@ class SourceConfig:
 class LossConfig:
     """Choose the loss and its numbers; `matryoshka` lists the prefix widths that are trained beside the full one.
 
-    `mask_identity` leaves out documents that are another row's positive by id, `mask_text` by equal text;
-    `mask_similarity` those whose similarity exceeds the positive's times this factor (None: off).
+    `mask_identity` leaves out documents that are right for the query by id, `mask_text` by equal text;
+    `mask_similarity` candidates whose cosine exceeds the positive's times this factor (None: off). `in_batch` false
+    compares with the row's own negatives alone. `teacher_temperature` divides a teacher's scores, `score_scale` brings
+    graded scores into -1..1 for `cosine_regression` (5 for STS's 0..5). `contrastive_weight` adds so much of InfoNCE
+    to a loss that is not contrastive.
     """
 
     name: LossName = "info_nce"
@@ -97,6 +100,7 @@ class LossConfig:
     mask_similarity: float | None = None
     in_batch: bool = True
     teacher_temperature: float = 1.0
+    score_scale: float = 1.0
     contrastive_weight: float = 0.0
 
 
@@ -105,11 +109,13 @@ class TeacherConfig:
     """Name the teacher of a distillation; its vectors are computed once and kept in the cache folder.
 
     `target` "own": each text regresses the teacher's vector of itself; "positive": query and positive both regress
-    the teacher's vector of the positive (multilingual distillation, arXiv 2004.09813).
+    the teacher's vector of the positive (multilingual distillation, arXiv 2004.09813). With "own", `as_query` has the
+    teacher encode queries as its queries, under their instructions; else every text is encoded as a document, bare.
     """
 
     embedder: str = ""
     target: TeacherTarget = "own"
+    as_query: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ def _fit(stage: StageConfig, path: str) -> Iterator[str]:
 
 
 def _loss(loss: LossConfig, path: str) -> Iterator[str]:
-    yield from _above(loss, path, temperature=0, teacher_temperature=0, mask_similarity=0)
+    yield from _above(loss, path, temperature=0, teacher_temperature=0, mask_similarity=0, score_scale=0)
     yield from _least(loss, path, contrastive_weight=0)
     widths = loss.matryoshka
     if any(w < 1 for w in widths) or len(widths) != len(set(widths)):

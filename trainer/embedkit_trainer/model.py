@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from embedkit.contract import Pooling, Template
-from embedkit.embedders.encoder import without_bars
+from embedkit.embedders.loading import broken_files, load_weights
 from embedkit.embedders.pooling import pool
 from embedkit.embedders.serving import OpenedFolder, open_folder
 from embedkit.errors import EmbedderError, InputError
@@ -128,9 +128,16 @@ def load_tokens(
         trust_remote_code=config.trust_remote_code,
         default_template=Template(),
     )
+    if not opened.folder.tokenizer_files():  # transformers makes up one that knows no word
+        raise EmbedderError(f"{opened.folder.tokenizer} holds no tokenizer file: fetch it again")
     if opened.folder.dense:
         raise InputError(
             f"{config.name} ends in a Dense layer, which is not trained here: name its base model"
+        )
+    if opened.adapter is not None and config.tuning == "qlora":
+        raise InputError(
+            f"{config.name} is an adapter, which cannot be merged into nf4 weights: name a merged model (merge = true), "
+            "or write tuning = lora"
         )
     room = len(opened.tokens.prefix) + len(opened.tokens.suffix)
     for side, length in (("query", query_length), ("document", document_length)):
@@ -175,9 +182,11 @@ def load_model(
     elif precision == "bfloat16" and device.type == "cpu":
         use_float32_attention(backbone)
     if config.tuning != "full":
-        from embedkit_trainer.adapters import add_lora
+        from embedkit_trainer.adapters import add_lora, keep_input_dtype
 
         backbone = add_lora(backbone, config.lora)
+        if precision == "bfloat16":
+            keep_input_dtype(backbone)
     model = EmbeddingModel(backbone, opened.pooling)
     if config.tuning != "qlora":
         model = model.to(device)
@@ -186,34 +195,26 @@ def load_model(
 
 def load_backbone(opened: OpenedFolder, dtype: torch.dtype, config: ModelConfig) -> Any:
     """Return the transformers model of an opened folder, an adapter that lies there merged into it."""
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
     folder = str(opened.folder.model)
-    try:
-        settings = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        if getattr(settings, "is_encoder_decoder", False):
-            raise InputError(
-                f"{config.name} is an encoder-decoder: only encoders and decoders are trained here"
-            )
-        _set_dropout(settings, config.dropout)
-        options = {"attn_implementation": config.attention} if config.attention else {}
-        with without_bars():
-            backbone = AutoModel.from_pretrained(
-                folder, config=settings, dtype=dtype, trust_remote_code=config.trust_remote_code, **options
-            )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as e:
-        if isinstance(e, InputError):
-            raise
-        raise EmbedderError(f"the model in {folder} cannot be loaded: {e}") from e
+    options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    with broken_files(f"the model in {folder} cannot be loaded"):
+        settings = AutoConfig.from_pretrained(folder, **options)
+    if getattr(settings, "is_encoder_decoder", False):
+        raise InputError(f"{config.name} is an encoder-decoder: only encoders and decoders are trained here")
+    _set_dropout(settings, config.dropout)
+    if config.attention:
+        options["attn_implementation"] = config.attention
+    backbone = load_weights(AutoModel, folder, config=settings, dtype=dtype, **options)
     if opened.adapter is not None:
         from peft import PeftModel
 
         from embedkit.embedders.merging import merge_adapter
 
-        backbone = merge_adapter(PeftModel.from_pretrained(backbone.float(), str(opened.adapter))).to(dtype)
-    if any(p.is_meta for p in backbone.parameters()):
-        raise EmbedderError(f"the model in {folder} lacks weights that its config asks for")
+        with broken_files(f"the adapter in {opened.adapter} does not fit the model"):
+            wrapped = PeftModel.from_pretrained(backbone.float(), str(opened.adapter))
+        backbone = merge_adapter(wrapped).to(dtype).requires_grad_(True)  # peft froze it
     _freeze_pooler(backbone)
     return backbone
 

@@ -153,7 +153,7 @@ def _supervised(config: LossConfig, teacher: TeacherConfig | None, like: Tensor,
     scores = _to(_graded_scores(config, batch), like)
     if config.name == "cosent":
         return lambda q, d: cosent(q, d[positives], scores, t)
-    return lambda q, d: cosine_regression(q, d[positives], scores)
+    return lambda q, d: cosine_regression(q, d[positives], scores, config.score_scale)
 
 
 def _of_vectors(loss: PairLoss, own: bool, like: Tensor, positives: Tensor, batch: Batch) -> PairLoss:
@@ -205,10 +205,11 @@ def _graded_scores(config: LossConfig, batch: Batch) -> NDArray[np.float32]:
             "add `score` to the rows, or choose info_nce"
         )
     largest = float(np.abs(batch.scores).max())
-    if config.name == "cosine_regression" and largest > 1:
+    if config.name == "cosine_regression" and largest > config.score_scale:
         raise InputError(
-            f"cosine_regression compares scores with cosines, and step {batch.step} has a score of {largest:g}; "
-            "divide the scores so that they lie in -1..1, or choose cosent, which reads their order alone"
+            f"cosine_regression compares scores with cosines, and step {batch.step} has a score of {largest:g} "
+            f"where score_scale is {config.score_scale:g}; give the largest score there can be, or choose cosent, which "
+            "reads their order alone"
         )
     return batch.scores
 

@@ -188,7 +188,10 @@ def _teachers(
 
     note(f"the teacher {config.embedder} embeds the texts that it has not embedded yet")
     embedder = get_embedder(config.embedder)
-    return [TeacherVectors.build(embedder, store, cache, target=config.target, dim=dim) for store in stores]
+    return [
+        TeacherVectors.build(embedder, store, cache, target=config.target, as_query=config.as_query, dim=dim)
+        for store in stores
+    ]
 
 
 def _negatives(stage: StageConfig, source: SourceConfig) -> int:
