@@ -372,6 +372,39 @@ def test_accumulation_is_one_step(config: RunConfig) -> None:
     assert all(e.negatives_per_query <= 15 for e in steps)
 
 
+@pytest.mark.parametrize(
+    ("device", "there", "message"),
+    [
+        ("cuda", False, r"device = 'cuda', and torch sees none"),
+        ("cuda:1", False, r"device = 'cuda:1', and torch sees none"),
+        ("cuda:3", True, r"torch sees 2 of them"),
+        ("mps", False, r"device = 'mps', and torch sees none"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, device: str, there: bool, message: str
+) -> None:
+    """A named device that torch does not see is an error, never a run elsewhere."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
+    with pytest.raises(InputError, match=message):
+        train(replace(config, device=device))
+
+
+def test_a_numbered_device_is_the_one_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cuda:1` becomes torch's current device, which accelerate takes."""
+    from embedkit_trainer.backend import _choose_device
+
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for device in ("auto", "cpu", "cuda", "cuda:1"):
+        _choose_device(device)
+    assert chosen == [1]
+
+
 def test_only_named_weights_train(config: RunConfig) -> None:
     """`trainable` patterns leave all other weights as they were; one that matches nothing is refused."""
     train(_stage(config, trainable=(r"word_embeddings",)))

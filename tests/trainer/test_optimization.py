@@ -75,7 +75,9 @@ def test_embeddings_have_a_rate_of_their_own() -> None:
     """`embedding_lr` is the peak of the embeddings alone, and both rates follow one schedule."""
     model = tiny_backbone("Bert")
     optimizer = build_optimizer(model, OptimizerConfig(lr=1e-3, embedding_lr=1e-2))
-    set_lr(optimizer, 0.5)
+    assert (
+        set_lr(optimizer, 0.5) == 5e-4
+    )  # what is told is `lr`, although the embeddings come first in the model
     rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -34,6 +34,8 @@ class Backend:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         if several:
             _check_stages(config, kind)
+        else:
+            _choose_device(config.device)
         options: dict[str, Any] = {"cpu": config.device == "cpu"}
         if several:
             options |= _several(config, kind)
@@ -197,6 +199,25 @@ def _layers(model: Any) -> list[str]:
     """Return the names of the classes that FSDP gathers one at a time: the backbone's layers."""
     wanted = set(getattr(model.backbone, "_no_split_modules", None) or ())
     return sorted({type(m).__name__ for m in model.modules()} & wanted)
+
+
+def _choose_device(name: str) -> None:
+    """Let accelerate find the device that the config names: it asks torch alone. InputError where it is not there."""
+    import torch
+
+    kind, _, number = name.partition(":")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
+        raise InputError(
+            f'device = {name!r}, and torch sees none: write "auto", or install a torch that knows it'
+        )
+    if number:
+        count = torch.cuda.device_count()
+        if int(number) >= count:
+            raise InputError(
+                f"device = {name!r}, and torch sees {count} of them, counted from 0: choose another"
+            )
+        torch.cuda.set_device(int(number))
 
 
 def _check_stages(config: RunConfig, kind: str) -> None:

@@ -120,7 +120,10 @@ class TeacherConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """AdamW with linear decay; `lr` is the peak, reached after `warmup_steps` (or `warmup_ratio` of all steps)."""
+    """AdamW with linear decay; `lr` is the peak, reached after `warmup_steps` (or `warmup_ratio` of all steps).
+
+    `embedding_lr` is that of the embedding tables (None: the same). `max_grad_norm` 0 clips nothing.
+    """
 
     lr: float = 1e-4
     weight_decay: float = 0.1

@@ -60,7 +60,8 @@ def select_trainable(model: torch.nn.Module, names: Sequence[str]) -> None:
 def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """Return AdamW over what trains; biases and norms (one-dimensional weights) do not decay.
 
-    `embedding_lr` is the peak rate of the token embeddings, in a group of its own.
+    `embedding_lr` is the peak rate of the embedding tables (tokens, and positions where they are learnt), in groups of
+    their own behind the others.
     """
     import torch
 
@@ -82,11 +83,12 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.op
         group["params"].append(parameter)
     if not groups:
         raise InputError("nothing is trainable: every parameter is frozen")
-    return torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=config.betas, eps=config.eps)
+    ordered = [groups[key] for key in sorted(groups, key=lambda key: key[1])]
+    return torch.optim.AdamW(ordered, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def set_lr(optimizer: Any, factor: float) -> float:
-    """Set every group's rate to `factor` of its peak; return the first group's."""
+    """Set every group's rate to `factor` of its peak; return the first group's, which is the stage's `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])
