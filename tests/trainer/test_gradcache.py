@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from embedkit_trainer.adapters import keep_input_dtype
 from embedkit_trainer.config import LossConfig
 from embedkit_trainer.data.batches import Batch
 from embedkit_trainer.distillation import distil_kl
@@ -220,6 +221,25 @@ def test_bfloat16(family: str, packed: bool, checkpointing: bool) -> None:
     assert distance(gradients["some"], gradients["kept"])[1] < 1e-6
     # It was bfloat16 indeed.
     assert distance(gradients["plain"], _reference(family, "info_nce")[1])[1] > 1e-4
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["Bert", "Mistral"])
+def test_bfloat16_lora(family: str, checkpointing: bool) -> None:
+    """An adapter that takes bfloat16 as it comes keeps float32 gradients at a cosine of 0.99 with float32's."""
+    model = tiny_model(family, lora=0.0)
+    _step(model, MODES["cached"])
+    exact = flat_gradient(model)
+    model = tiny_model(family, lora=0.0, checkpointing=checkpointing)
+    seen: list[torch.dtype] = []
+    for name, module in model.named_modules():
+        if name.endswith("lora_A.default"):
+            module.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].dtype))
+    keep_input_dtype(model)
+    _step(model, replace(MODES["cached"], bfloat16=True))
+    assert torch.bfloat16 in seen
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+    assert distance(flat_gradient(model), exact)[0] < 0.01
 
 
 def test_gradients_add_up_and_scale() -> None:

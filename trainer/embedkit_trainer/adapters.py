@@ -56,6 +56,17 @@ def add_lora(model: Any, config: LoraConfig, *, revision: str | None = None) -> 
         ) from e
 
 
+def keep_input_dtype(model: Any) -> None:
+    """Let an adapter take bfloat16 as it comes, where autocast rounds its products' inputs anyway.
+
+    PEFT widens every input to the adapter's float32 first, and dropout then runs on that copy: at Mistral-7B's sizes
+    some 26 MB of memory traffic a token, where 6 do.
+    """
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+
+
 def load_quantized(folder: Path, *, attention: str | None = None, trust_remote_code: bool = False) -> Any:
     """Load a backbone in bitsandbytes' nf4 with bfloat16 arithmetic, frozen and ready for `add_lora` (QLoRA).
 
