@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedkit.contract import Pooling
 from embedkit.embedders.batching import BudgetedForward, Ids, plan_batches
 from embedkit.embedders.folder import DenseLayer
+from embedkit.embedders.loading import broken_files, load_weights
 from embedkit.embedders.packing import LENGTH_STEP, PackedBert
 from embedkit.embedders.pooling import pool
 from embedkit.embedders.positions import override_positions
-from embedkit.errors import EmbedderError, InputError
+from embedkit.errors import EmbedderError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,37 +157,14 @@ def _load(spec: EncoderSpec, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     options: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
-    try:
+    with broken_files(f"the model in {spec.model} cannot be loaded"):
         config = AutoConfig.from_pretrained(spec.model, **options)
-        override_positions(config, spec.rope_theta, spec.sliding_window)
-        kind = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        with without_bars():
-            model = kind.from_pretrained(spec.model, config=config, dtype=dtype, **options)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as e:
-        raise EmbedderError(f"the model in {spec.model} cannot be loaded: {e}") from e
+    override_positions(config, spec.rope_theta, spec.sliding_window)
+    kind = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
+    model = load_weights(kind, spec.model, config=config, dtype=dtype, **options)
     if spec.adapter is not None:
         model = _adapted(model, spec.adapter, dtype)
-    if any(p.is_meta for p in model.parameters()):
-        raise EmbedderError(f"the model in {spec.model} lacks weights that its config asks for")
     return model.eval()
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep transformers from drawing its bar: a program has its own lines, and tqdm's lock can hang its end."""
-    from transformers.utils import logging as their_logging
-
-    logging: Any = their_logging
-    if not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
 
 
 def _adapted(model: Any, adapter: str, dtype: torch.dtype) -> Any:
@@ -203,10 +180,8 @@ def _adapted(model: Any, adapter: str, dtype: torch.dtype) -> Any:
     small = sum(p.numel() for p in model.parameters()) < _MERGE_LIMIT
     if small:
         model = model.to(torch.float32)
-    try:
+    with broken_files(f"the adapter in {adapter} does not fit the model"):
         wrapped = PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise EmbedderError(f"the adapter in {adapter} does not fit the model: {e}") from e
     lora_b = [p for name, p in wrapped.named_parameters() if "lora_B" in name]
     if lora_b and not any(bool(p.any()) for p in lora_b):
         raise EmbedderError(
@@ -236,12 +211,13 @@ def _load_dense(layer: DenseLayer, device: torch.device) -> Any:
 
     folder = Path(layer.folder)
     weights: dict[str, Tensor]
-    if (folder / "model.safetensors").is_file():
-        from safetensors.torch import load_file
+    with broken_files(f"the Dense layer in {layer.folder} cannot be loaded"):
+        if (folder / "model.safetensors").is_file():
+            from safetensors.torch import load_file
 
-        weights = load_file(folder / "model.safetensors")
-    else:
-        weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+            weights = load_file(folder / "model.safetensors")
+        else:
+            weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     linear = torch.nn.Linear(layer.in_features, layer.out_features, layer.bias)
     try:
         linear.load_state_dict({k.removeprefix("linear."): v.float() for k, v in weights.items()})

@@ -36,10 +36,10 @@ def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     """Return the transformers tokenizer of `folder`. Raises EmbedderError where there is no fast one."""
     from transformers import AutoTokenizer
 
-    try:
+    from embedkit.embedders.loading import broken_files
+
+    with broken_files(f"the tokenizer of {folder} cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as e:
-        raise EmbedderError(f"the tokenizer of {folder} cannot be loaded: {e}") from e
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise EmbedderError(
             f"{folder} has only a slow tokenizer ({type(tokenizer).__name__}): save it with a tokenizer.json"

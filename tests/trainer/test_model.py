@@ -211,3 +211,34 @@ def test_a_broken_weight_file_is_named(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(EmbedderError, match="broken"):
         load_model(_config(folder, pooling="mean"), 32, 32)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    """transformers would make up a tokenizer that knows no word, and every text would be [UNK]."""
+    folder = save_model(tmp_path / "model", "Bert", BERT)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(EmbedderError, match="holds no tokenizer file"):
+        load_tokens(_config(folder), 32, 32)
+
+
+def test_missing_layers_are_not_drawn_at_random(tmp_path: Path) -> None:
+    """A config that asks for more layers than the file holds is refused: training would begin at noise."""
+    folder = save_model(tmp_path / "model", "Bert", BERT)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(EmbedderError, match=r"lacks weights .*encoder\.layer\.2"):
+        load_model(_config(folder), 32, 32)
+
+
+def test_an_adapter_as_base_trains_in_full(tmp_path: Path, mistral: Path) -> None:
+    """An adapter folder is merged first, and what it lies over trains: every weight."""
+    import peft
+    from transformers import AutoModel
+
+    options = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(AutoModel.from_pretrained(mistral), options).save_pretrained(
+        str(tmp_path / "adapter")
+    )
+    model = load_model(_config(tmp_path / "adapter"), 32, 32).model
+    assert all(p.requires_grad for p in model.parameters())
