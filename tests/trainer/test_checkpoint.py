@@ -134,3 +134,61 @@ def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
 
 def _full(*_: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": -5}, {"step": "1"}, {"stage": 7}, {"stage": True}, {"hashes": None}, {"format": 2}, {"best": "x"}]
+)  # fmt: skip
+def test_an_edited_state_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Values that no run writes are a sentence, not an error somewhere in the loop."""
+    path = Checkpoints(tmp_path).save(Progress("run", 0, 1), WEIGHTS, None)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | change))
+    with pytest.raises(CheckpointError, match="none that a run has written"):
+        read(path, "run")
+
+
+def test_weights_without_a_hash_are_refused(tmp_path: Path) -> None:
+    """A state that vouches for no weights does not let any through, and an optimiser's state beside it is not read."""
+    path = Checkpoints(tmp_path).save(Progress("run", 0, 1), WEIGHTS, None)
+    (path / "optimizer.pt").write_bytes(b"")
+    assert read(path, "run")[2] is None
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | {"hashes": {}}))
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors is missing or altered"):
+        read(path, "run")
+
+
+def test_a_full_disk_under_torch_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's writer hides the system's error behind "unexpected pos": the sentence still says that the disk is full."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 30144 vs 30036")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        Checkpoints(tmp_path).save(Progress("run", 0, 1), WEIGHTS, _optimizer())
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C in the middle of a checkpoint removes what was written of it, and keeps the one before."""
+    checkpoints = Checkpoints(tmp_path)
+    before = checkpoints.save(Progress("run", 0, 1), WEIGHTS, None)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(Progress("run", 0, 2), WEIGHTS, _optimizer())
+    assert list(tmp_path.iterdir()) == [before]
+
+
+def test_a_kill_between_two_renames_loses_no_best(tmp_path: Path) -> None:
+    """A run that dies while the best is replaced finds the former best again."""
+    checkpoints = Checkpoints(tmp_path)
+    best = checkpoints.save_best(Progress("run", 0, 2, 0.7), WEIGHTS)
+    best.rename(tmp_path / ".best.old")
+    found = checkpoints.best()
+    assert found == best
+    assert read(found, "run")[0].best == 0.7

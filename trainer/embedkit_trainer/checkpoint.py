@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _STATE = "state.json"
 _WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.pt"
+_BEST = "best"
+_FORMAT = 1
+# torch's zip writer drops the system's error, and says in these words that its file did not grow.
+_TORCH_FULL = ("unexpected pos", "PytorchStreamWriter failed writing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Progress:
     best: float | None = None
     dev: str = ""
     hashes: Mapping[str, str] | None = None
-    format: int = 1
+    format: int = _FORMAT
 
 
 class Checkpoints:
@@ -65,8 +69,8 @@ class Checkpoints:
 
     def save_best(self, progress: Progress, weights: Mapping[str, Tensor]) -> Path:
         """Keep these weights as the best so far, in place of the former."""
-        self._write(self.folder / "best", progress, weights, None)
-        return self.folder / "best"
+        self._write(self.folder / _BEST, progress, weights, None)
+        return self.folder / _BEST
 
     def latest(self) -> Path | None:
         """Return the newest checkpoint, None where there is none."""
@@ -75,7 +79,10 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """Return the best checkpoint by the dev sets, None where there is none."""
-        path = self.folder / "best"
+        path = self.folder / _BEST
+        old = _old(path)
+        if not path.exists() and (old / _STATE).is_file():  # killed between the two renames of `_replace`
+            old.rename(path)
         return path if (path / _STATE).is_file() else None
 
     def clear(self) -> None:
@@ -112,11 +119,12 @@ class Checkpoints:
                 _sync(path)
             _replace(fresh, target)
         except Exception as e:  # safetensors and torch wrap the disk's errors in their own
-            shutil.rmtree(fresh, ignore_errors=True)
             raise CheckpointError(
                 f"the checkpoint {target.name} cannot be written to {target.parent} ({_reason(e)}): "
                 f"{_what_is_left(self.latest())}"
             ) from e
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)  # Ctrl-C leaves nothing either
 
 
 def read(path: Path, run: str) -> tuple[Progress, dict[str, Tensor], dict[str, Any] | None]:
@@ -124,27 +132,46 @@ def read(path: Path, run: str) -> tuple[Progress, dict[str, Tensor], dict[str, A
 
     Raises CheckpointError for a file that is missing or altered, and for another run's checkpoint.
     """
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        progress = Progress(**json.loads((path / _STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as e:
-        raise CheckpointError(f"{path / _STATE} cannot be read ({e}): remove the folder {path}") from e
+    progress = _progress(path)
     if progress.run != run:
         raise CheckpointError(
             f"the checkpoint {path} was written by another config or over other data (run {progress.run}, "
             f"this one is {run}): give another `work` folder, or --fresh to begin anew"
         )
-    for name, wanted in (progress.hashes or {}).items():
-        if not (path / name).is_file() or _hash(path / name) != wanted:
+    hashes = progress.hashes or {}
+    for name in dict.fromkeys((*hashes, _WEIGHTS)):
+        if not (path / name).is_file() or _hash(path / name) != hashes.get(name):
             raise CheckpointError(
                 f"{path / name} is missing or altered: remove the folder {path} to go on from an earlier one"
             )
+    import torch
+    from safetensors.torch import load_file
+
     optimizer = None
-    if (path / _OPTIMIZER).is_file():
+    if _OPTIMIZER in hashes:
         optimizer = torch.load(path / _OPTIMIZER, map_location="cpu", weights_only=True)
     return progress, load_file(path / _WEIGHTS), optimizer
+
+
+def _progress(path: Path) -> Progress:
+    """Return what state.json says, its types and signs checked: a hand may have edited it."""
+    try:
+        record = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        progress = Progress(**record)
+        best = progress.best
+        if (
+            not all(type(n) is int and n >= 0 for n in (progress.stage, progress.step))
+            or not isinstance(progress.hashes, dict)
+            or not (best is None or isinstance(best, int | float))
+            or progress.format != _FORMAT
+            or (path.name != _BEST and path.name != _name(progress))
+        ):
+            raise ValueError("its values are none that a run has written")
+    except (OSError, ValueError, TypeError) as e:
+        raise CheckpointError(
+            f"{path / _STATE} cannot be read ({e}): remove the folder {path} to go on from an earlier one"
+        ) from e
+    return progress
 
 
 def _name(progress: Progress) -> str:
@@ -166,7 +193,7 @@ def _sync(path: Path) -> None:
 
 def _replace(fresh: Path, target: Path) -> None:
     """Put `fresh` in the place of `target`; at every moment one of both is whole."""
-    old = target.with_name(f".{target.name}.old")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
@@ -175,9 +202,15 @@ def _replace(fresh: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
 def _reason(error: Exception) -> str:
     text = str(error)
-    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        words in text for words in ("No space left", *_TORCH_FULL)
+    )
     return "the disk is full" if full else f"{type(error).__name__}: {text}"
 
 
