@@ -86,7 +86,7 @@ def read_queries(path: str | Path, stream: TextIO | None = None) -> list[Query]:
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """Read relevance judgements, gzip or not: query id -> document id -> grade.
+    """Read relevance judgements, compressed or not: query id -> document id -> grade.
 
     Takes BEIR's three columns (with or without a header) and TREC's four. Raises CorpusError with the line.
     """

@@ -64,7 +64,7 @@ R = TypeVar("R", bound=_Filterable)
 
 
 def read_pairs(path: str | Path, *, scored: bool) -> list[Pair]:
-    """Read pairs: JSON lines or tab-separated columns, gzip or not.
+    """Read pairs: JSON lines or tab-separated columns, compressed or not.
 
     JSON lines hold `sentence1` and `sentence2` (or `text1`/`text2`, `query`/`positive`, `source`/`target`), `score`
     where `scored`, and if wanted `lang` or `lang1` and `lang2`, and `split`. Columns may be named so in a first
@@ -75,7 +75,7 @@ def read_pairs(path: str | Path, *, scored: bool) -> list[Pair]:
 
 
 def read_labelled(path: str | Path) -> list[Labelled]:
-    """Read labelled texts: JSON lines or columns with `text` and `label` (and `lang`, `split`), gzip or not.
+    """Read labelled texts: JSON lines or columns with `text` and `label` (and `lang`, `split`), compressed or not.
 
     Columns without a first line of names are text and label. Raises CorpusError with the line.
     """

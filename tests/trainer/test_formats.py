@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 import embedkit_trainer
+from embedkit.compression import COMPRESSED
 from embedkit.errors import CorpusError, UnknownNameError
+from embedkit_trainer.data.files import writer
 from embedkit_trainer.data.formats import files
 from embedkit_trainer.data.formats.judged import Passages
 from embedkit_trainer.data.formats.registry import FORMATS, load_rows
@@ -69,12 +71,13 @@ def test_no_sample_row_has_a_positive_of_its_query_as_negative(name: str) -> Non
         assert not positives[row.query] & (set(row.negatives) | {i for i in row.negative_ids if i})
 
 
+@pytest.mark.parametrize("suffix", COMPRESSED)
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_sample_loads_compressed_alike(name: str, tmp_path: Path) -> None:
-    """Every file gzipped gives the same rows."""
+def test_a_sample_loads_compressed_alike(name: str, suffix: str, tmp_path: Path) -> None:
+    """Every file packed by gzip, xz or Zstandard gives the same rows."""
     shutil.copytree(SAMPLES / name, tmp_path / name)
-    for file in [p for p in (tmp_path / name).rglob("*") if p.is_file() and p.suffix != ".gz"]:
-        with gzip.open(f"{file}.gz", "wb") as packed:
+    for file in [p for p in (tmp_path / name).rglob("*") if p.is_file() and p.suffix not in COMPRESSED]:
+        with writer(Path(f"{file}{suffix}")) as packed:
             packed.write(file.read_bytes())
         file.unlink()
     assert _rows(name, tmp_path / name) == _rows(name, SAMPLES / name)
@@ -403,3 +406,18 @@ def test_an_empty_folder_is_told_what_it_lacks(name: str, message: str, tmp_path
     """The error names the file that is looked for."""
     with pytest.raises(CorpusError, match=message):
         _rows(name, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", COMPRESSED)
+@pytest.mark.parametrize("name", ["quora", "nq", "squad", "t2ranking"])
+def test_a_cut_archive_is_an_error_with_its_file(name: str, suffix: str, tmp_path: Path) -> None:
+    """A compressed file that ends too early is a sentence that names it, whichever reader meets it."""
+    shutil.copytree(SAMPLES / name, tmp_path / name)
+    for file in [p for p in (tmp_path / name).rglob("*") if p.is_file()]:
+        with writer(Path(f"{file}{suffix}")) as packed:
+            packed.write(file.read_bytes())
+        whole = Path(f"{file}{suffix}").read_bytes()
+        Path(f"{file}{suffix}").write_bytes(whole[: len(whole) // 2])
+        file.unlink()
+    with pytest.raises(CorpusError, match=re.escape(suffix)):
+        _rows(name, tmp_path / name)

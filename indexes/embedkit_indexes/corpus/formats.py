@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from embedkit_indexes.corpus.streams import COMPRESSED
+from embedkit.compression import COMPRESSED
 
 _BY_SUFFIX = {
     "text": "txt text log tex org adoc asciidoc srt vtt",

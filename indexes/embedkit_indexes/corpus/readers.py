@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import lzma
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from embedkit.compression import UNREADABLE
 from embedkit.errors import CorpusError
 from embedkit_indexes.corpus.fields import Fields, find_fields, record
 from embedkit_indexes.corpus.formats import CODE_LANGUAGES
@@ -76,7 +75,7 @@ def _documents(file: File, options: ReadOptions) -> Iterator[tuple[Document, int
         yield problem
     except PermissionError:
         yield Problem("unreadable", where, "no permission to read it")
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except UNREADABLE as error:
         yield Problem("unreadable", where, f"cannot be read to its end: {' '.join(str(error).split())}")
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from embedkit.compression import open_binary
 from embedkit_indexes.corpus.options import Problem, ReadOptions
 
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "stdin"
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -31,24 +31,7 @@ def open_source(path: Path | None) -> BinaryIO:
     """
     if path is None:
         return sys.stdin.buffer
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        import gzip
-
-        return cast("BinaryIO", gzip.open(path))
-    if suffix == ".bz2":
-        import bz2
-
-        return cast("BinaryIO", bz2.open(path))
-    if suffix == ".xz":
-        import lzma
-
-        return cast("BinaryIO", lzma.open(path))
-    if suffix == ".zst":
-        import pyarrow as pa
-
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), _GULP)
-    return path.open("rb")
+    return open_binary(path)
 
 
 def stdin_holds_objects() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import io
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from embedkit.compression import COMPRESSED, UNREADABLE, open_binary
 from embedkit.errors import CorpusError, EmbedkitError, InputError, StoreError
 
 LINES = (".jsonl", ".ndjson")
-COMPRESSED = (".gz", ".xz", ".zst")
 PARQUET = ".parquet"
 KINDS = f"{', '.join(LINES)} (also {', '.join(COMPRESSED)}) or {PARQUET}"
 _GLOB = frozenset("*?[")
@@ -66,12 +65,9 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Raises CorpusError for bytes that are not UTF-8, or a compressed file that is cut or broken.
     """
-    import lzma
-    import zlib
-
     number = 0
     try:
-        with _open(path) as stream:
+        with open_binary(path) as stream:
             for number, raw in enumerate(stream, start=1):
                 data = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
                 if data.strip():
@@ -80,25 +76,8 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise CorpusError(
             str(path), f"not UTF-8 (byte {e.start} of the line): convert the file to UTF-8", number
         ) from None
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as e:
+    except UNREADABLE as e:
         raise CorpusError(str(path), f"cannot be read after line {number}: {e}") from e
-
-
-def _open(path: Path) -> BinaryIO:
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        import gzip
-
-        return cast("BinaryIO", gzip.open(path))
-    if suffix == ".xz":
-        import lzma
-
-        return cast("BinaryIO", lzma.open(path))
-    if suffix == ".zst":
-        import pyarrow as pa
-
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), 1 << 20)
-    return path.open("rb")
 
 
 @contextmanager
@@ -133,6 +112,11 @@ def writer(path: Path) -> Iterator[BinaryIO]:
         # mtime 0: the same rows give the same bytes.
         with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as f:
             yield cast("BinaryIO", f)
+    elif suffix == ".bz2":
+        import bz2
+
+        with bz2.open(path, "wb") as b:
+            yield cast("BinaryIO", b)
     elif suffix == ".xz":
         import lzma
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from embedkit.compression import COMPRESSED, UNREADABLE, open_binary
 from embedkit.errors import CorpusError
 from embedkit_trainer.data.files import text_lines
 
 _STEP = 1 << 20
-_COMPRESSED = (".gz", ".xz", ".zst")
 Record = dict[str, Any]
 
 
 def _open(path: Path) -> TextIO:
     # For what is no text of lines: JSON over many of them, and quoted cells that hold line breaks.
-    if path.suffix == ".gz":
-        import gzip
-
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
-    if path.suffix == ".xz":
-        import lzma
-
-        return lzma.open(path, "rt", encoding="utf-8-sig", newline="\n")
-    return path.open(encoding="utf-8-sig", newline="\n")
+    return io.TextIOWrapper(open_binary(path), encoding="utf-8-sig", newline="\n")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -70,7 +62,7 @@ def headed_table(path: Path, *, quoted: bool = True) -> Iterator[tuple[int, Reco
                 raise CorpusError(str(path), f"is no table that can be read: {e}", reader.line_num) from e
     except UnicodeDecodeError as e:
         raise CorpusError(str(path), f"is not UTF-8 text: {e.reason}") from e
-    except (OSError, EOFError, zlib.error) as e:
+    except UNREADABLE as e:
         raise CorpusError(str(path), getattr(e, "strerror", None) or str(e)) from e
 
 
@@ -126,7 +118,7 @@ def objects(path: Path) -> Iterator[tuple[int, Record]]:
                 at = end
     except UnicodeDecodeError as e:
         raise CorpusError(str(path), f"is not UTF-8 text: {e.reason}", line) from e
-    except (OSError, EOFError, zlib.error) as e:
+    except UNREADABLE as e:
         raise CorpusError(str(path), getattr(e, "strerror", None) or str(e), line) from e
 
 
@@ -137,7 +129,7 @@ def whole(path: Path) -> Record:
             return as_object(json.load(handle), path, None)
     except (ValueError, RecursionError) as e:
         raise CorpusError(str(path), f"is no JSON: {e}", getattr(e, "lineno", None)) from e
-    except (OSError, EOFError, zlib.error) as e:
+    except UNREADABLE as e:
         raise CorpusError(str(path), getattr(e, "strerror", None) or str(e)) from e
 
 
@@ -206,8 +198,8 @@ def find(folder: Path, *patterns: str) -> Path | None:
 
 def find_all(folder: Path, pattern: str) -> list[Path]:
     """Return the files in the folder (at any depth) that match the pattern, compressed or not, in order."""
-    found = {p for ending in ("", *_COMPRESSED) for p in folder.rglob(pattern + ending) if p.is_file()}
-    return sorted(found, key=lambda p: (p.suffix in _COMPRESSED, p))
+    found = {p for ending in ("", *COMPRESSED) for p in folder.rglob(pattern + ending) if p.is_file()}
+    return sorted(found, key=lambda p: (p.suffix in COMPRESSED, p))
 
 
 def need(folder: Path, *patterns: str) -> Path:
@@ -221,7 +213,7 @@ def need(folder: Path, *patterns: str) -> Path:
 
 def plain_name(path: Path) -> str:
     """Return a file's name without the ending that says how it is compressed."""
-    return path.stem if path.suffix in _COMPRESSED else path.name
+    return path.stem if path.suffix in COMPRESSED else path.name
 
 
 def _starts_with(path: Path, character: str) -> bool:
@@ -230,7 +222,7 @@ def _starts_with(path: Path, character: str) -> bool:
         with _open(path) as handle:
             while (text := handle.read(1)).isspace():
                 pass
-    except (UnicodeDecodeError, OSError, EOFError, zlib.error):
+    except (UnicodeDecodeError, *UNREADABLE):
         return False  # the reader says what is wrong
     return text == character
 
