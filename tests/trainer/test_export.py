@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from embedkit.embedders.transformer import TransformerEmbedder
 from embedkit.errors import InputError, StoreError, TrainingError
 from embedkit.registry import get_embedder
 from embedkit.tasks import get_task
-from embedkit_trainer.export import save_model
+from embedkit_trainer.export import check_destination, save_model
 from tests.embedkit.tiny_models import TEXTS, cosines
 from tests.trainer.saved_models import FAMILIES, trained_model
 
@@ -142,6 +143,35 @@ def test_a_hub_base_is_named_by_its_commit(tmp_path: Path) -> None:
     assert base_revision(read_folder(folder)) == commit
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_written_through(tmp_path: Path, there: bool) -> None:
+    """An output that is a link stays one, whether its folder is there or not, and leaves nothing beside it."""
+    trained, record = trained_model(tmp_path)
+    (tmp_path / "out").mkdir()
+    if there:
+        (tmp_path / "real").mkdir()
+    link = tmp_path / "out" / "model"
+    link.symlink_to(tmp_path / "real")
+    save_model(trained, record, link)
+    save_model(trained, record, link, replace_existing=True)
+    assert link.is_symlink()
+    assert [p.name for p in link.parent.iterdir()] == ["model"]
+    TransformerEmbedder.open(str(link))
+
+
+def test_a_place_that_cannot_be_written_shows_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parent that is a file, or that one may not write to, is told by the check that runs before the first step."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="file is no folder that you may write to"):
+        check_destination(tmp_path / "file" / "deep" / "model", replace_existing=True)
+    check_destination(tmp_path / "deep" / "model", replace_existing=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(StoreError, match="no folder that you may write to"):
+        check_destination(tmp_path / "deep" / "model", replace_existing=True)
+
+
 @pytest.mark.parametrize("error", ["OSError", "SafetensorError"])
 @pytest.mark.parametrize("standing", [False, True])
 def test_a_full_disk_changes_nothing(
@@ -178,13 +208,18 @@ def test_a_rename_that_fails_puts_the_old_model_back(tmp_path: Path, monkeypatch
     save_model(trained, record, folder)
     before, rename = _files(folder), Path.rename
 
+    errors = [PermissionError(errno.EACCES, "Permission denied"), KeyboardInterrupt()]
+
     def refuse(self: Path, target: Path) -> Path:
         if self.name.endswith(".writing"):
-            raise PermissionError(errno.EACCES, "Permission denied")
+            raise errors[0]
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(StoreError, match="Permission denied"):
+        save_model(trained, record, folder, replace_existing=True)
+    del errors[0]
+    with pytest.raises(KeyboardInterrupt):
         save_model(trained, record, folder, replace_existing=True)
     assert _files(folder) == before
     assert [p.name for p in folder.parent.iterdir()] == ["model"]

@@ -78,6 +78,7 @@ def save_model(
     TrainingError (the folder gives other ids or vectors than the model in memory).
     """
     check_destination(folder, replace_existing)
+    folder = folder.resolve()  # a link stays, and what it points to is written
     record = _with_golden(trained, record)
     dim = record.golden[0].unit().shape[0]
     with _failures(folder):
@@ -101,6 +102,9 @@ def save_model(
 
 def check_destination(folder: Path, replace_existing: bool) -> None:
     """Raise StoreError where `save_model` would refuse `folder`; ask before the first step, not after the last."""
+    parent = next(p for p in folder.resolve().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise StoreError(f"{folder} cannot be written: {parent} is no folder that you may write to")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     try:
@@ -223,7 +227,7 @@ def _put(beside: Path, folder: Path) -> None:
         folder.rename(old)
     try:
         beside.rename(folder)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         if old.exists():
             old.rename(folder)
         raise
