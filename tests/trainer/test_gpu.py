@@ -6,15 +6,13 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs the extra [train]")
-pytest.importorskip("transformers", reason="needs the extra [train]")
-
-from embedkit_trainer.adapters import keep_input_dtype  # noqa: E402
-from embedkit_trainer.config import LossConfig  # noqa: E402
-from embedkit_trainer.gradcache import StepPlan, train_step  # noqa: E402
-from embedkit_trainer.objective import build_objective  # noqa: E402
-from tests.trainer.tiny_backbones import distance, flat_gradient, tiny_model, token_batch  # noqa: E402
+from embedkit_trainer.adapters import keep_input_dtype
+from embedkit_trainer.config import LossConfig
+from embedkit_trainer.gradcache import StepPlan, train_step
+from embedkit_trainer.objective import build_objective
+from tests.trainer.tiny_backbones import distance, flat_gradient, tiny_model, token_batch
 
 pytestmark = [
     pytest.mark.gpu,
