@@ -65,6 +65,11 @@ def _expected(name: LossName, q: Tensor, d: Tensor, batch: Batch) -> Tensor:
     )()
 
 
+def _teacher(name: LossName) -> TeacherConfig | None:
+    """Name a teacher for the losses of vectors; the losses of scores take the rows' own without one."""
+    return OWN if name in ("distil_cosine", "distil_mse") else None
+
+
 NAMES: list[LossName] = [
     "info_nce", "gte", "simcse", "cosent", "cosine_regression", "distil_cosine", "distil_mse", "distil_kl",
     "margin_mse",
@@ -83,7 +88,7 @@ def test_every_loss_is_reached_with_its_masks_and_targets(name: LossName, prefix
         matryoshka=(2, 4) if prefixes else (),
         matryoshka_weights=(0.5, 2.0) if prefixes else (),
     )
-    outcome = build_objective(config, OWN)(q, d, batch)
+    outcome = build_objective(config, _teacher(name))(q, d, batch)
     expected = _expected(name, q, d, batch)
     if prefixes:
         expected = expected + 0.5 * _expected(name, q[:, :2], d[:, :2], batch)
@@ -110,7 +115,7 @@ def test_contrastive_weight_adds_info_nce(name: LossName) -> None:
     """The sum of the supervised loss and the weighted InfoNCE, each reported by name."""
     q, d, batch = vectors(B, DIM), vectors(N, DIM, seed=1), _full_batch()
     config = LossConfig(name, temperature=0.1, teacher_temperature=2.0, contrastive_weight=0.25)
-    outcome = build_objective(config, OWN)(q, d, batch)
+    outcome = build_objective(config, _teacher(name))(q, d, batch)
     supervised, contrastive = _expected(name, q, d, batch), _expected("info_nce", q, d, batch)
     assert outcome.loss.item() == pytest.approx((supervised + 0.25 * contrastive).item())
     assert outcome.logs["loss_info_nce"] == pytest.approx(0.25 * contrastive.item())
@@ -210,6 +215,21 @@ def test_mask_similarity_leaves_out_what_is_too_near(name: LossName) -> None:
     assert 0 < outcome.logs["masked_by_similarity"] < 1
 
 
+@pytest.mark.parametrize("name", ["distil_kl", "margin_mse"])
+def test_a_teacher_gives_the_scores(name: LossName) -> None:
+    """Where a teacher is named, its scores are the cosines of its vectors, of any width and length, not the rows' own."""
+    q, d = vectors(B, DIM), vectors(N, DIM, seed=1)
+    of_queries, of_documents = (vectors(n, 9, seed=7 + n).detach().numpy() * 3 for n in (B, N))
+    owner = np.repeat(np.arange(B), COUNTS)
+    scores = [cosine(torch.tensor(of_queries[i]), torch.tensor(of_documents[j])) for j, i in enumerate(owner)]
+    batch = _full_batch(teacher_queries=of_queries, teacher_documents=of_documents)
+    loss = distil_kl if name == "distil_kl" else margin_mse
+    expected = loss(q, d, torch.tensor(scores), OFFSETS, temperature=0.1, teacher_temperature=0.5)
+    config = LossConfig(name, temperature=0.1, teacher_temperature=0.5)
+    assert build_objective(config, OWN)(q, d, batch).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert build_objective(config)(q, d, batch).loss.item() != pytest.approx(expected.item(), rel=1e-2)
+
+
 def test_mask_similarity_where_a_positive_is_far() -> None:
     """Below a cosine of 0 the positive's own is the limit: a factor above 1 would leave out what is farther still."""
     q = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -284,7 +304,7 @@ _REFUSED: list[tuple[LossConfig, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "fields", "message"), _REFUSED, ids=lambda v: getattr(v, "name", None))
 def test_missing_data_is_named(config: LossConfig, fields: dict[str, Any], message: str) -> None:
     """A batch without what its loss needs says what is missing, where, and what to do."""
-    objective = build_objective(config, OWN)
+    objective = build_objective(config, _teacher(config.name))
     with pytest.raises(InputError, match=message):
         objective(vectors(B, DIM), vectors(N, DIM, seed=1), _full_batch(**fields))
 

@@ -16,6 +16,11 @@ LossName = Literal[
     "info_nce", "gte", "simcse", "cosent", "cosine_regression", "distil_cosine", "distil_mse", "distil_kl",
     "margin_mse",
 ]  # fmt: skip
+#: What a loss compares with: the batch, graded scores, a teacher's scores, a teacher's vectors.
+CONTRASTIVE: tuple[LossName, ...] = ("info_nce", "gte", "simcse")
+GRADED: tuple[LossName, ...] = ("cosent", "cosine_regression")
+TEACHER_SCORES: tuple[LossName, ...] = ("distil_kl", "margin_mse")
+TEACHER_VECTORS: tuple[LossName, ...] = ("distil_cosine", "distil_mse")
 TeacherTarget = Literal["own", "positive"]
 Batches = Literal["one-source", "mixed"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -111,6 +116,8 @@ class TeacherConfig:
     `target` "own": each text regresses the teacher's vector of itself; "positive": query and positive both regress
     the teacher's vector of the positive (multilingual distillation, arXiv 2004.09813). With "own", `as_query` has the
     teacher encode queries as its queries, under their instructions; else every text is encoded as a document, bare.
+    A loss of scores (`distil_kl`, `margin_mse`) takes the cosines of these vectors, and the rows' own `teacher_scores`
+    where there is no teacher.
     """
 
     embedder: str = ""
@@ -167,6 +174,10 @@ class StageConfig:
     accumulation: int = 1
     gradient_checkpointing: bool = False
     packing: bool = False
+
+    def negatives_of(self, source: SourceConfig) -> int:
+        """Return how many of a row's negatives a source of this stage brings at most."""
+        return self.negatives if source.negatives is None else source.negatives
 
 
 @dataclass(frozen=True, slots=True)

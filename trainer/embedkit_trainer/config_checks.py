@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from embedkit_trainer.config import (
+    CONTRASTIVE,
+    GRADED,
+    TEACHER_SCORES,
+    TEACHER_VECTORS,
     DevConfig,
     LoraConfig,
     LossConfig,
@@ -21,10 +25,6 @@ from embedkit_trainer.config import (
 )
 from embedkit_trainer.schema import suggest
 
-_CONTRASTIVE = ("info_nce", "gte", "simcse")
-_TEACHER_VECTORS = ("distil_cosine", "distil_mse")
-_TEACHER_SCORES = ("distil_kl", "margin_mse")
-_GRADED = ("cosent", "cosine_regression")
 #: Formats whose rows carry a graded score, and those whose rows can carry a teacher's scores.
 _GRADED_FORMATS = ("rows", "sts")
 
@@ -88,11 +88,11 @@ def _stage(stage: StageConfig, config: RunConfig, need_data: bool) -> Iterator[s
     path = f"stages.{stage.name}"
     if not stage.name or any(c.isspace() or c == "." for c in stage.name):
         yield f"{path}: the name must be one word without dots"
-    contrastive = stage.loss.name in _CONTRASTIVE and stage.loss.in_batch
+    contrastive = stage.loss.name in CONTRASTIVE and stage.loss.in_batch
     yield from _least(
         stage, path, batch_size=1, query_length=4, document_length=4, negatives=0, accumulation=1
     )
-    if stage.batch_size == 1 and contrastive and stage.negatives == 0:
+    if stage.batch_size == 1 and contrastive and not any(map(stage.negatives_of, stage.sources)):
         yield f"{path}.batch_size = 1 has no negatives at all: give 2 or more, or negatives"
     yield from _above(stage, path, epochs=0)
     yield from _least(stage, path, max_steps=1, chunk_tokens=1, graph_tokens=1, alpha=0)
@@ -120,17 +120,20 @@ def _stage(stage: StageConfig, config: RunConfig, need_data: bool) -> Iterator[s
 def _fit(stage: StageConfig, path: str) -> Iterator[str]:
     """Check that the loss gets what it compares with."""
     loss = stage.loss
-    if loss.name in _TEACHER_VECTORS and stage.teacher is None:
+    negatives = max((stage.negatives_of(s) for s in stage.sources), default=stage.negatives)
+    if loss.name in TEACHER_VECTORS and stage.teacher is None:
         yield f'{path}.loss.name = {loss.name!r} needs a teacher: add [stages.teacher] with embedder = "…"'
-    if loss.name not in (*_TEACHER_VECTORS, *_TEACHER_SCORES) and stage.teacher is not None:
+    if loss.name not in (*TEACHER_VECTORS, *TEACHER_SCORES) and stage.teacher is not None:
         yield f"{path}.teacher is not used by the loss {loss.name!r}: take it out, or choose distil_cosine"
     if stage.teacher is not None and not stage.teacher.embedder:
         yield f"{path}.teacher.embedder is missing: name an embedder or a model folder"
-    if loss.name == "margin_mse" and stage.negatives == 0:
+    if loss.name in TEACHER_SCORES and stage.teacher is not None and stage.teacher.target != "own":
+        yield f'{path}.teacher.target = {stage.teacher.target!r} compares nothing by scores: write "own"'
+    if loss.name == "margin_mse" and negatives == 0:
         yield f"{path}.loss.name = 'margin_mse' compares a positive with negatives: set {path}.negatives"
-    if loss.name in _CONTRASTIVE and not loss.in_batch and stage.negatives == 0:
+    if loss.name in CONTRASTIVE and not loss.in_batch and negatives == 0:
         yield f"{path}.loss.in_batch = false leaves no negatives: set {path}.negatives to 1 or more"
-    if loss.name in _GRADED:
+    if loss.name in GRADED:
         for source in stage.sources:
             if source.format not in _GRADED_FORMATS:
                 yield (

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from embedkit.errors import InputError
 from embedkit_trainer.backend import work_folder
 from embedkit_trainer.base_models import ParameterCount, count_parameters
-from embedkit_trainer.config import LossConfig, ModelConfig, RunConfig, StageConfig
+from embedkit_trainer.config import (
+    CONTRASTIVE,
+    GRADED,
+    TEACHER_SCORES,
+    LossConfig,
+    ModelConfig,
+    RunConfig,
+    StageConfig,
+)
 from embedkit_trainer.data.plan import BatchPlan
 from embedkit_trainer.data.store import TokenStore
 from embedkit_trainer.optimization import warmup_steps
@@ -23,9 +31,6 @@ from embedkit_trainer.sources import open_stores, tokenizer_pair
 if TYPE_CHECKING:
     from embedkit.embedders.tokens import TokenBuilder
 
-_CONTRASTIVE = ("info_nce", "gte", "simcse")
-_GRADED = ("cosent", "cosine_regression")
-_TEACHER_SCORES = ("distil_kl", "margin_mse")
 _PERCENTILES = (50, 95, 100)
 
 
@@ -144,7 +149,8 @@ def outline(config: RunConfig) -> dict[str, Any]:
     if parameters is not None:
         figures["trainable_parameters"] = parameters.trained
     for stage in config.stages:
-        most = negatives_per_query(stage.loss, stage.batch_size, stage.negatives)
+        negatives = max(stage.negatives_of(source) for source in stage.sources)
+        most = negatives_per_query(stage.loss, stage.batch_size, negatives)
         figures[f"stages.{stage.name}.negatives_per_query"] = most
     return figures
 
@@ -154,8 +160,8 @@ def negatives_per_query(loss: LossConfig, batch_size: int, negatives: int) -> in
 
     Accumulated batches add none.
     """
-    if loss.name not in _CONTRASTIVE:
-        return negatives if loss.name in _TEACHER_SCORES else 0
+    if loss.name not in CONTRASTIVE:
+        return negatives if loss.name in TEACHER_SCORES else 0
     return batch_size * (1 + negatives) - 1 if loss.in_batch else negatives
 
 
@@ -165,17 +171,7 @@ def _stage(stage: StageConfig, config: RunConfig, cache: Path, processes: int, e
     opened, queries, documents = load_tokens(config.model, stage.query_length, stage.document_length)
     stores = open_stores(stage, tokenizer_pair(queries, documents, opened.template), cache)
     _check_scores(stage, stores)
-    plan = BatchPlan(
-        [len(s) for s in stores],
-        batch_size=stage.batch_size,
-        seed=config.seed,
-        mode=stage.batches,
-        alpha=stage.alpha,
-        weights=[s.weight for s in stage.sources],
-        ratios=[s.ratio for s in stage.sources],
-        epochs=stage.epochs,
-        max_steps=None if stage.max_steps is None else stage.max_steps * stage.accumulation,
-    )
+    plan = BatchPlan.of(stage, [len(s) for s in stores], seed=config.seed)
     updates = max(1, plan.steps // stage.accumulation)
     sources = tuple(
         _source(stage, i, store, (queries, documents), examples) for i, store in enumerate(stores)
@@ -207,8 +203,7 @@ def _source(
 ) -> SourceSurvey:
     source = stage.sources[number]
     counts = store.counts
-    used = stage.negatives if source.negatives is None else source.negatives
-    negatives = np.minimum(np.diff(store.document_starts) - 1, used)
+    negatives = np.minimum(np.diff(store.document_starts) - 1, stage.negatives_of(source))
     return SourceSurvey(
         name=source.name,
         path=source.path,
@@ -246,13 +241,14 @@ def _encoded(side: str, text: str, ids: NDArray[np.int32], builder: TokenBuilder
 
 def _check_scores(stage: StageConfig, stores: Sequence[TokenStore]) -> None:
     """Refuse a loss over rows that lack the scores it compares with, before anything is loaded."""
-    for store in stores if stage.loss.name in _TEACHER_SCORES else ():
+    rows_are_scored = stage.loss.name in TEACHER_SCORES and stage.teacher is None
+    for store in stores if rows_are_scored else ():
         if not any(store.row(i).teacher_scores for i in range(len(store))):
             raise InputError(
                 f"stage {stage.name!r} follows a teacher's scores ({stage.loss.name}), but no row of source "
-                f"{store.name!r} has teacher_scores: add them, or choose another loss"
+                f"{store.name!r} has teacher_scores: add them, name a teacher, or choose another loss"
             )
-    for store in stores if stage.loss.name in _GRADED else ():
+    for store in stores if stage.loss.name in GRADED else ():
         for i in range(len(store)):
             row = store.row(i)
             if np.isnan(row.score):
@@ -272,7 +268,7 @@ def _remarks(
             "the pool of negatives: raise batch_size for that (chunk_tokens keeps the memory)"
         )
     wanted = [s for s in sources if stage.negatives and s.negatives < min(1, stage.negatives)]
-    if wanted and stage.loss.name in _CONTRASTIVE:
+    if wanted and stage.loss.name in CONTRASTIVE:
         names = ", ".join(s.name for s in wanted)
         remarks.append(f"rows without hard negatives in {names}: `embedkit mine` finds some")
     small = [s.name for s in sources if s.rows < stage.batch_size]

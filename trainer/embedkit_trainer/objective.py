@@ -16,7 +16,7 @@ from torch import Tensor
 
 from embedkit.errors import InputError
 from embedkit_trainer.candidates import Candidates, candidates_of
-from embedkit_trainer.config import LossConfig, TeacherConfig
+from embedkit_trainer.config import CONTRASTIVE, TEACHER_SCORES, LossConfig, TeacherConfig
 from embedkit_trainer.data.batches import Batch
 from embedkit_trainer.distillation import distil_cosine, distil_kl, distil_mse, margin_mse
 from embedkit_trainer.losses import (
@@ -30,7 +30,6 @@ from embedkit_trainer.losses import (
     simcse,
 )
 
-_CONTRASTIVE = ("info_nce", "gte", "simcse")
 _OF_VECTORS = {"distil_cosine": distil_cosine, "distil_mse": distil_mse}
 
 
@@ -66,7 +65,7 @@ def build_objective(loss: LossConfig, teacher: TeacherConfig | None = None) -> O
         raise InputError(
             f"temperatures must be above 0, got {loss.temperature} and {loss.teacher_temperature} (teacher)"
         )
-    if loss.name in _CONTRASTIVE and loss.contrastive_weight:
+    if loss.name in CONTRASTIVE and loss.contrastive_weight:
         raise InputError(
             f"contrastive_weight = {loss.contrastive_weight} adds InfoNCE to a loss that is not contrastive; "
             f"leave it out with {loss.name!r}"
@@ -91,13 +90,13 @@ def _objective(
     positives = torch.as_tensor(batch.offsets[:-1], device=queries.device)
     parts: dict[str, tuple[float, PairLoss]] = {}
     logs: dict[str, float] = {}
-    if config.name not in _CONTRASTIVE:
+    if config.name not in CONTRASTIVE:
         parts[config.name] = 1.0, _supervised(config, teacher, queries, batch)
-    if config.name in _CONTRASTIVE or config.contrastive_weight:
+    if config.name in CONTRASTIVE or config.contrastive_weight:
         _need_negatives(config, batch)
         candidates = candidates_of(config, queries, documents, batch)
         logs |= candidates.logs
-        if config.name in _CONTRASTIVE:
+        if config.name in CONTRASTIVE:
             parts[config.name] = 1.0, _contrastive(config, config.name, positives, candidates)
         else:
             parts["info_nce"] = (
@@ -144,8 +143,8 @@ def _supervised(config: LossConfig, teacher: TeacherConfig | None, like: Tensor,
         target = "own" if teacher is None else teacher.target
         return _of_vectors(_OF_VECTORS[config.name], target == "own", like, positives, batch)
     t = config.temperature
-    if config.name in ("distil_kl", "margin_mse"):
-        scores = _to(_teacher_scores(config, batch), like)
+    if config.name in TEACHER_SCORES:
+        scores = _to(_teacher_scores(config, teacher, batch), like)
         offsets = torch.as_tensor(batch.offsets, device=like.device)
         loss = distil_kl if config.name == "distil_kl" else margin_mse
         warmth = config.teacher_temperature
@@ -182,8 +181,16 @@ def _vectors(what: str, vectors: NDArray[np.float32] | None, like: Tensor, batch
     return _to(vectors, like)
 
 
-def _teacher_scores(config: LossConfig, batch: Batch) -> NDArray[np.float32]:
-    """Return the teacher's scores if any row has enough of them: two, for `margin_mse` the positive's among them."""
+def _teacher_scores(config: LossConfig, teacher: TeacherConfig | None, batch: Batch) -> NDArray[np.float32]:
+    """Return the teacher's score of each document `[N]`: the cosine of its vectors, without a teacher the rows' own.
+
+    InputError where no row has enough of them: two, for `margin_mse` the positive's among them.
+    """
+    if teacher is not None and batch.teacher_queries is not None and batch.teacher_documents is not None:
+        queries = np.repeat(batch.teacher_queries, np.diff(batch.offsets), axis=0)
+        lengths = np.linalg.norm(queries, axis=1) * np.linalg.norm(batch.teacher_documents, axis=1)
+        cosines: NDArray[np.float32] = (queries * batch.teacher_documents).sum(1) / np.maximum(lengths, 1e-12)
+        return cosines
     if batch.teacher_scores is not None:
         known = np.isfinite(batch.teacher_scores)
         enough = np.add.reduceat(known, batch.offsets[:-1], dtype=np.int64) > 1
@@ -193,7 +200,7 @@ def _teacher_scores(config: LossConfig, batch: Batch) -> NDArray[np.float32]:
             return batch.teacher_scores
     raise InputError(
         f"the loss {config.name!r} needs teacher scores, and no row of step {batch.step} (the first is {_where(batch)}) "
-        "has one for its positive and one for a negative; add teacher_scores and negatives to the rows"
+        "has one for its positive and one for a negative; add teacher_scores and negatives to the rows, or name a teacher"
     )
 
 

@@ -13,6 +13,7 @@ from embedkit.embedders.folder import adapter_files
 from embedkit.hashing import joint_hash
 from embedkit.tasks import resolve_instruction
 from embedkit_trainer.backend import work_folder
+from embedkit_trainer.config import TEACHER_VECTORS
 from embedkit_trainer.data.batches import Batch, assemble
 from embedkit_trainer.data.plan import BatchPlan
 from embedkit_trainer.data.store import TokenStore
@@ -31,7 +32,19 @@ if TYPE_CHECKING:
 # Measured: on a CPU small chunks stay in the cache; a GPU wants enough rows to be busy.
 _CHUNK_TOKENS = {"cpu": 2048, "cuda": 16384}
 # What may change between a run and its resumption without changing what is computed.
-_VOLATILE = ("name", "output", "work", "save_every", "keep", "log_every", "tracker", "merge", "device", "dev")
+_VOLATILE = (
+    "name",
+    "output",
+    "work",
+    "save_every",
+    "keep",
+    "log_every",
+    "tracker",
+    "merge",
+    "device",
+    "dev",
+    "backend",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ class Stage:
     def worst_batch(self) -> Batch:
         """Return the most expensive batch that the plan could draw."""
         costs = [
-            store.costs(_negatives(self.config, source))
+            store.costs(self.config.negatives_of(source))
             for store, source in zip(self.stores, self.config.sources, strict=True)
         ]
         return self._assembled(self.plan.worst(costs), 0, longest=True)
@@ -92,7 +105,7 @@ class Stage:
             self.stores,
             rows,
             step=step,
-            negatives=[_negatives(self.config, s) for s in self.config.sources],
+            negatives=[self.config.negatives_of(s) for s in self.config.sources],
             seed=self.seed,
             teacher=self.teachers,
             longest=longest,
@@ -139,21 +152,11 @@ def _open(
 
     stage = config.stages[number]
     seed = config.seed + number
-    plan = BatchPlan(
-        [len(s) for s in stores],
-        batch_size=stage.batch_size,
-        seed=seed,
-        mode=stage.batches,
-        alpha=stage.alpha,
-        weights=[s.weight for s in stage.sources],
-        ratios=[s.ratio for s in stage.sources],
-        epochs=stage.epochs,
-        max_steps=None if stage.max_steps is None else stage.max_steps * stage.accumulation,
-    )
+    plan = BatchPlan.of(stage, [len(s) for s in stores], seed=seed)
     teachers = None
     if stage.teacher is not None:
         # Vectors are regressed as they are; scores are compared whatever the widths.
-        regresses = stage.loss.name in ("distil_cosine", "distil_mse")
+        regresses = stage.loss.name in TEACHER_VECTORS
         dim = text[0].folder.config.get("hidden_size") if regresses else None
         teachers = _teachers(stage.teacher, stores, cache, note, dim=dim)
     dev = config.dev
@@ -192,10 +195,6 @@ def _teachers(
         TeacherVectors.build(embedder, store, cache, target=config.target, as_query=config.as_query, dim=dim)
         for store in stores
     ]
-
-
-def _negatives(stage: StageConfig, source: SourceConfig) -> int:
-    return stage.negatives if source.negatives is None else source.negatives
 
 
 def _run_id(config: RunConfig, opened: OpenedFolder, stages: list[Stage]) -> str:

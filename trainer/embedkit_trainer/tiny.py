@@ -11,6 +11,7 @@ from pathlib import Path
 from embedkit.errors import InputError
 from embedkit_trainer.base_models import find_architecture
 from embedkit_trainer.config import (
+    TEACHER_SCORES,
     DevConfig,
     LossConfig,
     ModelConfig,
@@ -33,8 +34,6 @@ _ACCUMULATION = 2
 _TEXTS_PER_SOURCE = 200
 _TEACHER_SEED = 1
 _WIDTHS = (16, 32, 48)
-#: Losses that read a teacher's scores from the rows.
-_SCORED = ("distil_kl", "margin_mse")
 
 
 def shrink(config: RunConfig, work: Path) -> RunConfig:
@@ -98,9 +97,10 @@ def _model(model: ModelConfig, base: str) -> ModelConfig:
 
 def _stage(stage: StageConfig) -> StageConfig:
     steps = min(stage.max_steps or STEPS, STEPS)
+    scored = stage.loss.name in TEACHER_SCORES and stage.teacher is None
     return replace(
         stage,
-        sources=tuple(_source(source, stage.loss.name in _SCORED) for source in stage.sources),
+        sources=tuple(_source(source, scored) for source in stage.sources),
         batch_size=min(stage.batch_size, BATCH),
         epochs=float(STEPS),  # more than enough rows for the steps, whatever the slices hold
         max_steps=steps,

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.errors import InputError
-from embedkit_trainer.config import Batches
+from embedkit_trainer.config import Batches, StageConfig
 
 _EPOCH, _ORDER, _PLACE = 1, 2, 3  # what a stream of random numbers is for
 _KEPT_PASSES = 2
@@ -71,6 +71,21 @@ class BatchPlan:
         # Row k: how many rows of each source all steps before k have used. It grows by whole epochs.
         self._used = np.zeros((1, len(sizes)), np.int64)
         self._passes: list[OrderedDict[int, NDArray[np.int32]]] = [OrderedDict() for _ in sizes]
+
+    @classmethod
+    def of(cls, stage: StageConfig, sizes: Sequence[int], *, seed: int) -> BatchPlan:
+        """Return the plan of a stage whose sources have these numbers of rows; `max_steps` counts optimiser steps."""
+        return cls(
+            sizes,
+            batch_size=stage.batch_size,
+            seed=seed,
+            mode=stage.batches,
+            alpha=stage.alpha,
+            weights=[s.weight for s in stage.sources],
+            ratios=[s.ratio for s in stage.sources],
+            epochs=stage.epochs,
+            max_steps=None if stage.max_steps is None else stage.max_steps * stage.accumulation,
+        )
 
     def rows(self, step: int) -> list[tuple[int, int]]:
         """Return the (source, row) pairs of the global batch of `step`, from 0; no pair twice.
