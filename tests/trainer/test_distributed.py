@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -263,6 +264,18 @@ def test_shards_are_saved_as_one_process_saves(alone: dict[str, RunConfig], fsdp
             assert torch.allclose(moment, states[1]["state"][number][name], rtol=1e-2, atol=1e-5)
 
 
+def test_one_process_goes_on_where_two_stopped(
+    alone: dict[str, RunConfig], fsdp2: Runs, tmp_path: Path
+) -> None:
+    """A checkpoint of shards is read by a single process without a backend, which ends at the same weights."""
+    one, two = alone["lora"], fsdp2.configs["lora"]
+    shutil.copytree(f"{two.output}.work/cache", tmp_path / "on.work" / "cache")
+    step = "checkpoints/stage00-step00000004"
+    shutil.copytree(f"{two.output}.work/{step}", tmp_path / "on.work" / step)
+    assert train(replace(two, output=str(tmp_path / "on"), backend="auto")).steps == 1
+    assert largest_difference(weights(str(tmp_path / "on")), weights(one.output)) < 1e-4
+
+
 def test_slices_cover_the_batch() -> None:
     """Shares of rows are even, in order, and own their documents, for any number of processes."""
     batch = token_batch((2, 1, 3, 1, 2, 1, 4))
@@ -291,6 +304,9 @@ def test_deepspeed_is_configured_and_missed_in_one_sentence(monkeypatch: pytest.
         Backend(config)
     with pytest.raises(InputError, match="one stage a run"):
         Backend(replace(config, stages=(StageConfig(), StageConfig())))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(InputError, match="its checkpoints hold no optimiser"):
+        Backend(replace(config, backend="auto")).load_optimizer_state(None, {})
 
 
 def test_fsdp2_shards_what_trains_once(monkeypatch: pytest.MonkeyPatch) -> None:

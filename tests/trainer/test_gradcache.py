@@ -17,6 +17,7 @@ from embedkit_trainer.adapters import keep_input_dtype
 from embedkit_trainer.config import LossConfig
 from embedkit_trainer.data.batches import Batch
 from embedkit_trainer.distillation import distil_kl
+from embedkit_trainer.distributed import World
 from embedkit_trainer.gradcache import StepPlan, StepResult, train_step
 from embedkit_trainer.losses import cosent, gte_contrastive, info_nce
 from embedkit_trainer.model import EmbeddingModel
@@ -318,6 +319,27 @@ def test_a_batch_that_fits_goes_forward_once() -> None:
     for graph_tokens in (None, 1, 10_000):
         result = _step(model, StepPlan(chunk_tokens=10_000, graph_tokens=graph_tokens))
         assert (result.chunks, result.recomputed) == (1, 0)
+
+
+def test_one_graph_at_a_time() -> None:
+    """Where every forward pass must be sent back before the next, one graph is kept, and the gradient is the same."""
+
+    class OneGraph(World):
+        one_graph = True
+
+    model = tiny_model("Bert")
+    alive: list[int] = []
+    forward = model.forward
+
+    def counted(inputs: Any) -> Tensor:
+        alive.append(torch.is_grad_enabled())
+        return forward(inputs)
+
+    model.forward = counted  # type: ignore[method-assign]
+    result = _step(model, MODES["kept"], world=OneGraph())
+    assert sum(alive[: result.chunks]) == 1
+    assert len(alive) == 2 * result.chunks - 1
+    assert distance(flat_gradient(model), _reference("Bert", "info_nce")[1])[0] < 1e-8
 
 
 def test_the_objective_sees_the_rows_in_order() -> None:

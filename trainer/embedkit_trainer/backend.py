@@ -128,6 +128,8 @@ class Backend:
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """Return the optimiser's state, whole: as one process would have it; every process must call it."""
+        if self.kind == "deepspeed":
+            return {}  # its shards have a layout of their own
         state: dict[str, Any] = optimizer.state_dict()
         if self.kind != "fsdp2":
             return state
@@ -139,7 +141,15 @@ class Backend:
         return {**state, "state": moments}
 
     def load_optimizer_state(self, optimizer: Any, state: dict[str, Any]) -> None:
-        """Give the optimiser a state that `optimizer_state` returned, in a run of any number of processes."""
+        """Give the optimiser a state that `optimizer_state` returned, in a run of any number of processes.
+
+        Raises InputError where DeepSpeed wrote it or should read it.
+        """
+        if self.kind == "deepspeed" or not state:
+            raise InputError(
+                "a run of backend 'deepspeed' cannot be gone on with, its checkpoints hold no optimiser: begin anew "
+                "(--fresh), with backend 'fsdp2' if it may be stopped"
+            )
         if self.kind == "fsdp2":
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             moments = {

@@ -36,6 +36,11 @@ class World:
         self.size = int(accelerator.num_processes) if accelerator is not None else 1
 
     @property
+    def one_graph(self) -> bool:
+        """Whether every forward pass must be sent back before the next: DeepSpeed counts its micro-steps by them."""
+        return getattr(self.accelerator, "deepspeed_engine_wrapped", None) is not None
+
+    @property
     def main(self) -> bool:
         """Whether this process writes files and speaks to the user."""
         return self.rank == 0

@@ -233,7 +233,7 @@ class _Step:
             fewest = min(fewest, int(np.count_nonzero(np.cumsum(costs[::-1]) <= budget)))
         if self.world.size > 1 and 1 < fewest == len(self.chunks):
             fewest -= 1
-        return max(fewest, 1)
+        return 1 if self.world.one_graph else max(fewest, 1)
 
     def _forward(self, chunk: _Chunk) -> Tensor:
         torch.manual_seed(_derived(self.plan.seed, self.world.rank, chunk.number))
