@@ -60,9 +60,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/static.py
 	$(BIN)/python benchmarks/language_detection.py
+	$(BIN)/python benchmarks/training.py
 
 gpu-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python benchmarks/gpu_encode.py
+	$(BIN)/python benchmarks/training_gpu.py
 
 clean:
 	rm -rf $(VENV) demo-index

@@ -150,6 +150,8 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int)
     parser.add_argument("--st-batch-size", type=int, default=32, help="32 is the peer's default")
     args = parser.parse_args()
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit("torch sees no CUDA device: --tiny --device cpu is the dry run")
     dtype = getattr(torch, args.dtype)
     texts = passages(64 if args.tiny else args.passages, seed=0)
     with tempfile.TemporaryDirectory() as temporary:

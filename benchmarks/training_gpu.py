@@ -295,6 +295,8 @@ def main() -> None:
     )
     parser.add_argument("--lora-dropout", type=float, default=0.1, help="E5-mistral's 0.1")
     options = parser.parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit("torch sees no CUDA device: --tiny --device cpu is the dry run")
     bench = Bench(options)
     where = torch.cuda.get_device_name() if bench.cuda else "cpu"
     costs = bench.costs
