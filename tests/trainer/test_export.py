@@ -291,6 +291,8 @@ def test_the_cards_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     front = card.split("---")[1]
     assert "- sentence-transformers" in front
     assert "base_model" not in front, "a local path is no hub id"
+    assert "trained from `base-Mistral`" in card
+    assert str(tmp_path) not in card, "nobody else has that folder"
     assert "| questions | 1,234 | CC-BY-4.0 |" in card
     assert "No licence was stated for a|b" in card
     assert "| nDCG@10 | 0.5000 |" in card
@@ -319,6 +321,28 @@ def test_the_card_names_a_hub_base(tmp_path: Path) -> None:
     front = yaml.safe_load(card.split("---")[1])
     assert front["base_model"] == "intfloat/e5-mistral-7b-instruct"
     assert "An adapter alone" in card
+
+
+def test_a_relative_folder_is_no_hub_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base folder named `models/base` looks like a hub id and is none: the hub would link somebody else's model."""
+    from dataclasses import replace
+
+    from embedkit_trainer.model_card import model_card
+
+    _, record = trained_model(tmp_path)
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    card = model_card(replace(record, base="models/base"), name="m", adapter=True, dim=64)
+    assert "base_model" not in card
+    assert "it needs its base, `base`, unchanged" in card
+
+
+def test_saving_draws_no_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """transformers' bars stay off the terminal while a model is written."""
+    trained, record = trained_model(tmp_path)
+    capfd.readouterr()
+    save_model(trained, record, tmp_path / "model")
+    assert "it/s" not in capfd.readouterr().err
 
 
 def test_an_adapter_names_its_base_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

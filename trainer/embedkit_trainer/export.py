@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.contract import Template
+from embedkit.embedders.loading import without_bars
 from embedkit.embedders.saved import Golden, SavedModel, check_golden_vectors, read_saved
 from embedkit.errors import EmbedkitError, InputError, StoreError, TrainingError
 from embedkit.hashing import joint_hash
@@ -86,7 +87,8 @@ def save_model(
         beside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.writing"
         beside.mkdir()
         try:
-            adapter = _write_weights(trained, record, beside, merged)
+            with without_bars():
+                adapter = _write_weights(trained, record, beside, merged)
             write_tokenizer(beside, trained.tokenizer, trained.tokens, record)
             write_modules(beside, dim, record)
             record = _opened_again(trained, record, beside, adapter, trust_remote_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 from embedkit.embedders.saved import SavedModel
 from embedkit.tasks import resolve_instruction
@@ -28,7 +29,7 @@ def model_card(record: SavedModel, *, name: str, adapter: bool, dim: int) -> str
     parts = [
         _front_matter(record),
         f"# {name}",
-        f"{kind} of {dim} dimensions, trained from `{record.base}`"
+        f"{kind} of {dim} dimensions, trained from `{_base(record)}`"
         f"{f' ({record.base_revision[:19]})' if record.base_revision else ''} with embedkit {record.version}. "
         f"Vectors are {_POOLINGS[record.pooling]}, scaled to unit length; compare them by inner product. {sides}",
         "## Use",
@@ -50,13 +51,20 @@ def model_card(record: SavedModel, *, name: str, adapter: bool, dim: int) -> str
 def _front_matter(record: SavedModel) -> str:
     lines = ["---", "library_name: sentence-transformers", "pipeline_tag: sentence-similarity"]
     lines += ["license: other", "license_name: of-the-base-model-and-the-training-data"]
-    if re.fullmatch(
-        r"[\w.-]+/[\w.-]+", record.base
-    ):  # a hub id; the hub refuses a card that names anything else
+    if _on_the_hub(record.base):  # the hub refuses a card that names anything else
         lines.append(f"base_model: {record.base}")
     lines += ["tags:", "- sentence-transformers", "- feature-extraction", "- embedkit"]
     lines.append(f"# trained on: {json.dumps([s.name for s in record.sources], ensure_ascii=False)}")
     return "\n".join([*lines, "---"])
+
+
+def _on_the_hub(base: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
+
+
+def _base(record: SavedModel) -> str:
+    """Return the base's hub id, or its folder's name: nobody else has the folder where it is."""
+    return record.base if _on_the_hub(record.base) else Path(record.base).name
 
 
 def _usage(record: SavedModel, name: str) -> str:
@@ -133,7 +141,7 @@ def _limits(record: SavedModel, adapter: bool) -> str:
             f"- No licence was stated for {', '.join(unstated)}: find out before you publish the model."
         )
     if adapter:
-        lines.append(f"- An adapter alone: it needs its base, `{record.base}`, unchanged.")
+        lines.append(f"- An adapter alone: it needs its base, `{_base(record)}`, unchanged.")
     if not record.instruction_trained:
         lines.append(
             "- An instruction is read as part of the query's text; rankings may change for the worse."
