@@ -12,7 +12,7 @@ from embedkit.embedders.folder import DenseLayer
 from embedkit.embedders.loading import broken_files, load_weights
 from embedkit.embedders.packing import LENGTH_STEP, PackedBert
 from embedkit.embedders.pooling import pool
-from embedkit.embedders.positions import override_positions
+from embedkit.embedders.positions import needs_no_mask, override_positions
 from embedkit.errors import EmbedderError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-# Right-padded, a causal model's real tokens never see the padding: it needs no mask, and runs faster without.
-_CAUSAL = ("mistral", "mixtral", "llama", "qwen2", "qwen3", "phi3")
 _MERGE_LIMIT = 2_000_000_000  # parameters; above it an adapter stays beside the weights (memory)
 
 
@@ -64,7 +62,7 @@ class Encoder:
             self._packed = PackedBert(model)
         else:
             self._model = model.to(self.device)
-        self._causal = _needs_no_mask(model.config)
+        self._causal = needs_no_mask(model.config)
         self._threads = torch.get_num_threads() if self._packed is not None else 1
         default = (1024 if self._packed is not None else 2048) if cpu else 16384
         self.run_batch = BudgetedForward(
@@ -193,15 +191,6 @@ def _adapted(model: Any, adapter: str, dtype: torch.dtype) -> Any:
     from embedkit.embedders.merging import merge_adapter
 
     return merge_adapter(wrapped).to(dtype)
-
-
-def _needs_no_mask(config: Any) -> bool:
-    return (
-        getattr(config, "model_type", "") in _CAUSAL
-        and getattr(config, "is_causal", True) is not False
-        and not getattr(config, "use_bidirectional_attention", False)
-        and not getattr(config, "auto_map", None)
-    )
 
 
 def _load_dense(layer: DenseLayer, device: torch.device) -> Any:

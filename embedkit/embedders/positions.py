@@ -1,10 +1,25 @@
-"""Override how far a transformer looks: the base of its rotary positions, and its sliding attention window."""
+"""Where a transformer looks: its mask, its positions, and overrides of how far they reach."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from embedkit.errors import InputError
+
+# Right-padded, a causal model's real tokens never see the padding: it needs no mask, and runs faster without.
+_CAUSAL = ("mistral", "mixtral", "llama", "qwen2", "qwen3", "phi3")
+#: Model types whose positions count from the padding token's id + 1.
+FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+
+def needs_no_mask(config: Any) -> bool:
+    """Tell from a transformers config whether right-padded rows give the same states without an attention mask."""
+    return (
+        getattr(config, "model_type", "") in _CAUSAL
+        and getattr(config, "is_causal", True) is not False
+        and not getattr(config, "use_bidirectional_attention", False)
+        and not getattr(config, "auto_map", None)
+    )
 
 
 def override_positions(config: Any, rope_theta: float | None, sliding_window: int | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from embedkit.contract import Pooling, Template
 from embedkit.embedders.folder import ModelFolder, adapter_base, read_folder
 from embedkit.embedders.hub import local_folder
+from embedkit.embedders.positions import FROM_PADDING
 from embedkit.embedders.presets import Preset, get_preset, match_preset
 from embedkit.embedders.saved import SavedModel, check_golden_ids, read_saved
 from embedkit.embedders.tokens import TokenBuilder, build_tokens, load_tokenizer
@@ -200,6 +201,6 @@ def _position_limit(folder: ModelFolder) -> int | None:
     positions = folder.config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:
         return None
-    if folder.config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+    if folder.config.get("model_type") in FROM_PADDING:
         positions -= int(folder.config.get("pad_token_id") or 0) + 1  # counted from padding_idx + 1
     return positions

@@ -11,6 +11,7 @@ from torch import Tensor
 from embedkit.contract import Pooling, Template
 from embedkit.embedders.loading import broken_files, load_weights
 from embedkit.embedders.pooling import pool
+from embedkit.embedders.positions import FROM_PADDING, needs_no_mask
 from embedkit.embedders.serving import OpenedFolder, open_folder
 from embedkit.errors import EmbedderError, InputError
 from embedkit_trainer.collate import Inputs
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from embedkit.embedders.tokens import TokenBuilder
     from embedkit_trainer.config import ModelConfig, Precision
 
-# Right-padded, a causal model's real tokens never see the padding: no mask, and the faster kernel.
-_CAUSAL = ("mistral", "mixtral", "llama", "qwen2", "qwen3", "phi3")
-_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")  # positions count from padding_idx + 1
 _DROPOUTS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -45,13 +43,8 @@ class EmbeddingModel(torch.nn.Module):
         self.backbone = backbone
         self.pooling = pooling
         config = backbone.config
-        self._causal = (
-            config.model_type in _CAUSAL
-            and getattr(config, "is_causal", True) is not False
-            and not getattr(config, "use_bidirectional_attention", False)
-            and not getattr(config, "auto_map", None)
-        )
-        self._first_position = int(config.pad_token_id) + 1 if config.model_type in _FROM_PADDING else 0
+        self._causal = needs_no_mask(config)
+        self._first_position = int(config.pad_token_id) + 1 if config.model_type in FROM_PADDING else 0
 
     @property
     def dim(self) -> int:
