@@ -21,6 +21,7 @@ from torch import Tensor
 
 from embedkit_trainer.collate import Inputs, pack, pad, plan_chunks, rounded
 from embedkit_trainer.distributed import Slice, World
+from embedkit_trainer.embedding_gradient import in_place_embeddings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,10 +100,12 @@ def train_step(
     which amounts to the gradient of one process on the whole batch. Returns the loss before scaling.
     """
     step = _Step(model, batch, plan or StepPlan(), world or World())
-    local = step.embed()
-    gradient, outcome = step.loss(local, objective)
-    # DDP and FSDP divide the sum over processes by their number.
-    step.send_back(gradient * (scale * step.world.size))
+    alone = step.world.size == 1
+    with in_place_embeddings(model) if alone else nullcontext():
+        local = step.embed()
+        gradient, outcome = step.loss(local, objective)
+        # DDP and FSDP divide the sum over processes by their number.
+        step.send_back(gradient * (scale * step.world.size))
     return step.result(outcome)
 
 
