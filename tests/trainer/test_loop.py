@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,12 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from embedkit.contract import Template
 from embedkit.embedders.transformer import TransformerEmbedder
-from embedkit.errors import CheckpointError, InputError, TrainingError
+from embedkit.errors import CheckpointError, CorpusError, InputError, TrainingError
 from embedkit.tasks import get_task
 from embedkit_trainer.checkpoint import Checkpoints
 from embedkit_trainer.config import (
     DevConfig,
     LossConfig,
+    LossName,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
@@ -476,3 +478,51 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_last_one(config: RunConfig) -> No
     kept = sorted(p.name for p in Path(f"{config.output}.work/checkpoints").iterdir())
     assert kept == ["stage00-step00000004"]
     assert train(config).steps == 5
+
+
+@pytest.mark.parametrize(
+    ("loss", "rows", "message"),
+    [
+        ("info_nce", [{"query": "salt", "positive": "the salt"}] * 24, "all are masked as the same text"),
+        ("info_nce", [{"query": "salt", "positive": "the salt"}], "each is alone in its batch"),
+        (
+            "cosent",
+            [{"query": f"salt {n}", "positive": "the salt", "score": 0.5} for n in range(24)],
+            "are all scores equal",
+        ),
+    ],
+)
+def test_a_run_that_learns_nothing_is_stopped(
+    config: RunConfig, tmp_path: Path, loss: LossName, rows: list[dict[str, object]], message: str
+) -> None:
+    """Where no step has a gradient the run ends with the reason, and saves no model that only decayed."""
+    path = tmp_path / "same.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    idle = _stage(config, sources=(SourceConfig(path=str(path), name="same"),), loss=LossConfig(name=loss))
+    with pytest.raises(TrainingError, match=rf"the gradient is zero at every step.*{message}"):
+        train(idle)
+    assert not Path(config.output).exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(config: RunConfig, bert: Path, tmp_path: Path) -> None:
+    """A text with an id beyond the embeddings is named with its source; ids that no text holds do no harm."""
+    folder = tmp_path / "odd"
+    shutil.copytree(bert, folder)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["zzz"] = 9000
+    path.write_text(json.dumps(tokenizer))
+    odd = replace(_stage(config, max_steps=1), model=replace(config.model, name=str(folder)))
+    train(odd)
+    tokenizer["model"]["vocab"]["salt"] = 9001
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match=r"source 'rows' holds the token 'salt' with id 9001.*embeddings"):
+        train(odd, fresh=True)
+
+
+def test_a_dev_document_that_is_no_text_is_named(config: RunConfig, beir: Path) -> None:
+    """Half a surrogate pair in a dev corpus is one sentence with file and line."""
+    with (beir / "corpus.jsonl").open("a") as f:
+        f.write('\n{"_id": "odd", "text": "half \\ud800"}\n')
+    with pytest.raises(CorpusError, match=r"corpus\.jsonl, line \d+: the text holds half a surrogate"):
+        train(replace(config, dev=DevConfig(folders=(str(beir),))))

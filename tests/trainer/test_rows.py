@@ -122,6 +122,8 @@ OK: dict[str, Any] = {"query": "q", "positive": "p"}
             '{"query": "q", "positive": "p", "score": 1' + "0" * 400 + "}",
             ["score is an integer of 401 digits"],
         ),
+        ({**OK, "score": 1e300}, ["score is 1e+300", "float32"]),
+        ({**OK, "teacher_scores": [-1e39]}, ["teacher_scores[0] is -1e+39", "float32"]),
         ({**OK, "score": "4"}, ["score is a string, not a number"]),
         ({**OK, "negatives": ["n"], "negative_ids": ["a", "b"]}, ["negative_ids holds 2 for 1"]),
         ({**OK, "negative_ids": "a"}, ["negative_ids is a string, not a list"]),

@@ -163,6 +163,10 @@ def _document(path: str, number: int, line: str) -> tuple[str, str]:
     try:
         record = json.loads(line)
         title, text = str(record.get("title") or ""), str(record["text"])
-        return str(record["_id"]), f"{title}\n{text}" if title else text
-    except (ValueError, KeyError, AttributeError, TypeError) as e:
+        text = f"{title}\n{text}" if title else text
+        text.encode()
+        return str(record["_id"]), text
+    except UnicodeEncodeError as e:
+        raise CorpusError(path, "the text holds half a surrogate pair: mend it", number) from e
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as e:
         raise CorpusError(path, "expected a JSON object with _id and text", number) from e

@@ -21,6 +21,7 @@ from embedkit_trainer.backend import Backend, load_weights, work_folder
 from embedkit_trainer.checkpoint import Checkpoints, Progress, read
 from embedkit_trainer.events import DevEvent, Listener, NoteEvent, StepEvent, TrainReport
 from embedkit_trainer.interrupt import StopRequest
+from embedkit_trainer.lock import only_run
 from embedkit_trainer.optimization import (
     build_optimizer,
     lr_factor,
@@ -28,13 +29,17 @@ from embedkit_trainer.optimization import (
     set_lr,
     trainable_names,
 )
+from embedkit_trainer.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from embedkit_trainer.config import DevConfig, RunConfig, StageConfig
     from embedkit_trainer.gradcache import StepPlan, StepResult
     from embedkit_trainer.stage import Stage
 
 METRICS = "metrics.jsonl"
+_IDLE = 10  # steps without any gradient after which a stage is given up
 _WARM = 3  # steps left out of the forecast: the first ones pay for start-up
 
 
@@ -52,7 +57,7 @@ def train(config: RunConfig, listener: Listener | None = None, *, fresh: bool = 
     except ImportError as e:
         raise MissingExtraError("training", "train") from e
     del torch, transformers
-    with StopRequest() as stop:
+    with StopRequest() as stop, only_run(work_folder(config)):
         return _Run(config, listener or (lambda _: None), stop).run(fresh)
 
 
@@ -90,6 +95,8 @@ class _Run:
             (self.work / METRICS).unlink(missing_ok=True)
         self.world.wait()
         model = self._load(self.backend.device)
+        embeddings = model.backbone.get_input_embeddings().weight.shape[0]
+        check_vocabulary(self.stages, self.opened.tokens.tokenizer, embeddings)
         self.could_train = [n for n, p in model.named_parameters() if p.requires_grad]
         self.trained = {
             n for stage in self.config.stages for n in trainable_names(self.could_train, stage.trainable)
@@ -183,6 +190,7 @@ class _StageRun:
         self.stopped = False
         # Trackers count on through the stages: one that is told an earlier step forgets what it is told.
         self._before = sum(s.steps for s in run.stages[:number])
+        self._learning = False
         self._seconds: list[float] = []
 
     def run(self, progress: Progress, optimizer_state: dict[str, Any] | None) -> float | None:
@@ -233,6 +241,10 @@ class _StageRun:
         norm = run.backend.clip(parameters, self.config.optimizer.max_grad_norm or math.inf)
         if not math.isfinite(norm):
             raise TrainingError(self._blame(step, (step - 1) * count, norm, "gradient norm"))
+        # DeepSpeed tells no norm before its step.
+        self._learning |= norm > 0 or run.backend.kind == "deepspeed"
+        if not self._learning and len(self._seconds) + 1 >= min(_IDLE, self.stage.steps):
+            raise TrainingError(self._why_idle(results[-1].logs))
         run.backend.step(self.optimizer)
         self._seconds.append(time.perf_counter() - started)
         self._tell(step, lr, norm, results)
@@ -344,6 +356,17 @@ class _StageRun:
             f"stage {self.config.name!r}, step {step}: the {what} is {value}; its batch holds {rows}; {kept}. "
             "Lower the learning rate, use float32, or look at these rows"
         )
+
+    def _why_idle(self, logs: Mapping[str, float]) -> str:
+        contrastive = self.config.loss.name in ("info_nce", "gte", "simcse")
+        alone = contrastive and logs.get("negatives_per_query") == 0
+        why = (
+            "no query has a document to be told from: each is alone in its batch, or all are masked as the same text"
+            if alone
+            else "no batch holds rows that the loss tells apart (are all scores equal?)"
+        )
+        advice = "give rows that differ, negatives, or a larger batch_size"
+        return f"stage {self.config.name!r}: the gradient is zero at every step, nothing is learned: {why}; {advice}"
 
     def _fingerprints(self) -> Any:
         from embedkit_trainer.adapters import remember

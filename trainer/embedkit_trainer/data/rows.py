@@ -39,6 +39,7 @@ _OWN = (
 )  # fmt: skip
 _KNOWN = IGNORED | frozenset(_OWN)
 _BATCH = 1024
+_LARGEST = 3.4e38  # scores are trained on in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +220,10 @@ def _number(value: Any, key: str) -> float:
         raise InputError(f"{key} is {_type(value)}, not a number")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key} is {value}: give a finite number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise InputError(f"{key} is an integer of {len(str(value))} digits: give a finite number") from None
+    if abs(value) > _LARGEST:
+        shown = f"an integer of {len(str(abs(value)))} digits" if isinstance(value, int) else value
+        raise InputError(f"{key} is {shown}, beyond what float32 holds: give a smaller number")
+    return float(value)
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> int:

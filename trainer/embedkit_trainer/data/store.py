@@ -173,6 +173,11 @@ class TokenStore:
         """Return the exact strings that row i's token ids were made of."""
         return render(self.texts(i), self.template)
 
+    def largest_id(self) -> int:
+        """Return the largest token id of all texts; reads the whole store."""
+        views = (self._view(i)[0] for i in range(0, self.counts.rows, BATCH_ROWS))
+        return max(int(max(v.query_values.max(), v.document_values.max())) for v in views)
+
     def costs(self, negatives: int) -> NDArray[np.int64]:
         """Return `[n]` upper bounds of the tokens of each row: its query and 1 + `negatives` of its longest document."""
         documents = np.minimum(np.diff(self.document_starts), 1 + negatives)
