@@ -120,7 +120,7 @@ def tune(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     best: tuple[float, dict[str, Any]] | None = None
     for precision in PRECISIONS:
         for unit in UNITS[arm]:
-            for chunk in CHUNKS:
+            for chunk in options.chunk or CHUNKS:
                 setting = {"arm": arm, "precision": precision, "unit": unit, "chunk": chunk}
                 with contender(setting, options.tune, options) as c:
                     c.step(1)
@@ -212,6 +212,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--tune", type=int, default=128, help="pairs of the search for each one's best setting"
+    )
+    parser.add_argument(
+        "--chunk", type=int, action="append", help="rows a pass in the search; repeat (16, 32, 64)"
     )
     parser.add_argument("--settings", help="a JSON list of settings instead of the search")
     parser.add_argument("--flag-python", help="the interpreter of an environment with FlagEmbedding")
