@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from embedkit.embedder import Embedder
 
 ProtocolName = Literal["one-sided", "paper"]
-PROTOCOLS: tuple[ProtocolName, ...] = ("one-sided", "paper")
 # What an instruction-trained embedder is told where nobody says it better.
 DEFAULT_INSTRUCTIONS: Mapping[str, str] = {
     "sts": BUILT_IN_TASKS["paraphrase"].instruction,

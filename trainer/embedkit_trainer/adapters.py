@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 _SAMPLED = 512  # values of each weight that are compared: all of them would be a second copy of the model
 
 
-def add_lora(model: Any, config: LoraConfig, *, revision: str | None = None) -> Any:
+def add_lora(model: Any, config: LoraConfig) -> Any:
     """Return a PeftModel around a bare backbone: W + (lora_alpha / r) B A on every target, B zero at first.
 
     `target_modules` "all-linear" is every linear layer but a pooler, whose output no pooling reads: q, k, v, o,
-    gate, up and down in Mistral-7B, 41,943,040 parameters with r = 16 (arXiv 2401.00368, appendix C). `revision`
-    is the base's commit on the hub. Raises MissingExtraError without peft, TrainingError for targets that the
-    model does not have.
+    gate, up and down in Mistral-7B, 41,943,040 parameters with r = 16 (arXiv 2401.00368, appendix C). Raises
+    MissingExtraError without peft, TrainingError for targets that the model does not have.
     """
     try:
         import peft
@@ -44,7 +43,6 @@ def add_lora(model: Any, config: LoraConfig, *, revision: str | None = None) -> 
         lora_dropout=config.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         exclude_modules=r"(.*\.)?pooler\..*" if pooled else None,
-        revision=revision,
     )
     try:
         return peft.get_peft_model(model, options)

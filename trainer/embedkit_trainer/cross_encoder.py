@@ -14,7 +14,7 @@ class CrossEncoderJudge:
     """Accept a text as a negative where a sequence-classification model finds it irrelevant.
 
     Relevance is the sigmoid of a model's only logit, else the softmax of its last class. A text is accepted where
-    its relevance is below `threshold` and below the positive's. `calls` counts the texts that were read.
+    its relevance is below `threshold` and below the positive's.
     """
 
     def __init__(self, folder: str | Path, *, threshold: float = 0.5, device: str | None = None) -> None:
@@ -39,7 +39,6 @@ class CrossEncoderJudge:
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.to(self._device).eval()
         self._threshold = threshold
-        self.calls = 0
 
     def __call__(self, query: str, positive: str, texts: Sequence[str]) -> list[bool]:
         """Say of each text whether it may be a negative of the query."""
@@ -50,7 +49,6 @@ class CrossEncoderJudge:
         """Return each text's relevance to the query, from 0 to 1."""
         import torch
 
-        self.calls += len(texts)
         longest = min(_LENGTH, getattr(self._model.config, "max_position_embeddings", _LENGTH))
         batch = self._tokenizer(
             [query] * len(texts), list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
