@@ -42,7 +42,7 @@ _retrieval_options = group(
     click.option("--doc-lang", metavar="CODE", help="Search documents of this language alone."),
     click.option("--k", "k", type=click.IntRange(min=10), metavar="N", default=100, show_default=True, help="Depth of Recall."),
     click.option("--sample", "sample_size", type=click.IntRange(min=1), metavar="N", help="Ask N of the queries, or take N of the records."),
-    click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Which N are drawn; for other kinds, all that is drawn."),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", default=0, show_default=True, help="Which N are drawn; for other kinds, all that is drawn."),
     click.option("--pairs/--no-pairs", "by_pair", default=True, help="Measure language pairs too.", show_default=True),
 )  # fmt: skip
 _kind_options = group(

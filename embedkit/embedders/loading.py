@@ -8,6 +8,8 @@ from typing import Any
 
 from embedkit.errors import EmbedderError, EmbedkitError
 
+_LONGEST = 300  # characters of another library's message
+
 
 def load_weights(kind: Any, folder: str, **options: Any) -> Any:
     """Return `kind.from_pretrained(folder, **options)`.
@@ -66,7 +68,8 @@ def without_bars() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
     if "ignore_mismatched_sizes" in text:
         return "its weights have other shapes than its config.json says"
     if isinstance(error, OSError | ValueError | ImportError | RuntimeError):

@@ -200,6 +200,7 @@ def test_mteb_runs_a_task_of_a_file(invoke: Invoke, tmp_path: Path) -> None:
         (["--kind", "classification", "{tmp}"], "error: {tmp} is no folder with train.jsonl and test.jsonl"),
         (["--kind", "clustering", "{tmp}/bad.jsonl"], "error: {tmp}/bad.jsonl, line 1: needs a \"label\""),
         (["--kind", "clustering", "{tmp}/bad.jsonl", "--instruction", "x"], "error: clustering has no query"),
+        (["--kind", "clustering", "{tmp}/bad.jsonl", "--seed", "-1"], "error: invalid value for '--seed'"),
         (["--kind", "mteb"], "error: --kind mteb takes names of mteb tasks"),
         (["--kind", "nonsense", "x"], "error: invalid value for '--kind'"),
         (["--split", "test", "{tmp}"], "error: --split is for --kind sts, bitext, clustering, mteb, not for retrieval"),

@@ -34,6 +34,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"lacks weights .* 48, such as encoder\.layer\.2\.",
     ),
     "type": (lambda f: _config(f, model_type="zzz"), "cannot be loaded"),
+    "no tokenizer": (
+        lambda f: (f / "tokenizer.json").unlink(),
+        "instantiate the backend tokenizer from one of: .*[a-z]",
+    ),
     "tokenizer": (lambda f: (f / "tokenizer.json").write_text("[]"), "the tokenizer of .* cannot be loaded"),
 }
 

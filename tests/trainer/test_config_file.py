@@ -154,6 +154,9 @@ def test_all_errors_at_once(folder: Path) -> None:
         ("device = 'tpu'\n" + SMALL, "device = 'tpu' is not known"),
         ("device = 'cpu:5'\n" + SMALL, "device = 'cpu:5' is not known"),
         ("output = '  '\n" + SMALL, "output is empty"),
+        (f"seed = {10**23}\n" + SMALL, "give one up to 4,611,"),
+        (SMALL.replace("batch_size = 4", f"batch_size = {10**20}"), "is a whole number: give one up to"),
+        (SMALL.replace("batch_size = 4", "epochs = 1e308"), "epochs = 1e+308 is out of range"),
         ("work = 'm'\noutput = 'm'\n" + SMALL, "is inside output"),
         ("work = 'm/x/../y'\noutput = './m'\n" + SMALL, "is inside output"),
         (

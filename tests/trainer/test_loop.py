@@ -526,3 +526,22 @@ def test_a_dev_document_that_is_no_text_is_named(config: RunConfig, beir: Path) 
         f.write('\n{"_id": "odd", "text": "half \\ud800"}\n')
     with pytest.raises(CorpusError, match=r"corpus\.jsonl, line \d+: the text holds half a surrogate"):
         train(replace(config, dev=DevConfig(folders=(str(beir),))))
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("[enforce fail] can't allocate memory")]
+)  # fmt: skip
+def test_memory_that_fails_outside_the_batches_is_one_sentence(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Weights or optimiser states that do not fit are told with what to change; another RuntimeError stays a bug."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("embedkit_trainer.model.load_model", fail)
+    with pytest.raises(TrainingError, match="memory does not suffice for the weights"):
+        train(config)
+    error = RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        train(config)

@@ -94,7 +94,7 @@ def _stage(stage: StageConfig, config: RunConfig, need_data: bool) -> Iterator[s
     )
     if stage.batch_size == 1 and contrastive and not any(map(stage.negatives_of, stage.sources)):
         yield f"{path}.batch_size = 1 has no negatives at all: give 2 or more, or negatives"
-    yield from _above(stage, path, epochs=0)
+    yield from _between(stage, path, epochs=(0, 1_000_000, "(]"))
     yield from _least(stage, path, max_steps=1, chunk_tokens=1, graph_tokens=1, alpha=0)
     longest = max(stage.query_length, stage.document_length)
     if stage.chunk_tokens is not None and 0 < stage.chunk_tokens < longest:

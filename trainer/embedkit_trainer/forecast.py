@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from embedkit.errors import EmbedkitError, TrainingError
+
 if TYPE_CHECKING:
     import torch
 
@@ -79,6 +81,25 @@ def out_of_memory(batch: Batch, config: StageConfig, plan: StepPlan) -> str:
         f"stage {config.name!r}: memory does not suffice for the most expensive batch, which was tried first: "
         f"{', or '.join(advice)}; batch_size and the negatives can stay"
     )
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn memory that fails outside the worst batch (loading, the optimiser's states, merging) into a TrainingError."""
+    import torch
+
+    try:
+        yield
+    except EmbedkitError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
+        if not isinstance(e, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(e):
+            raise
+        raise TrainingError(
+            "memory does not suffice for the weights with their gradients and the optimiser's states: set "
+            'model.tuning = "lora" (or a smaller r), take a smaller model, or more GPUs with backend = "fsdp2"; '
+            "what was saved stays"
+        ) from e
 
 
 def _duration(seconds: float) -> str:

@@ -57,7 +57,9 @@ def train(config: RunConfig, listener: Listener | None = None, *, fresh: bool = 
     except ImportError as e:
         raise MissingExtraError("training", "train") from e
     del torch, transformers
-    with StopRequest() as stop, only_run(work_folder(config)):
+    from embedkit_trainer.forecast import enough_memory
+
+    with StopRequest() as stop, only_run(work_folder(config)), enough_memory():
         return _Run(config, listener or (lambda _: None), stop).run(fresh)
 
 

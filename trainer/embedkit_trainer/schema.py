@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: What a file writes for None: TOML has no null.
 NONE = "none"
+#: What arrays can still add one to.
+_LARGEST = 2**62
 _NAMES = {
     str: "text",
     bool: "true or false",
@@ -101,6 +103,8 @@ def _convert_plain(hint: Any, value: Any) -> Any:
         raise _Wrong(_NAMES.get(hint, str(hint)))
     if hint is float and not math.isfinite(value):
         raise _Wrong("a finite number")
+    if hint is int and abs(value) > _LARGEST:
+        raise _Wrong(f"one up to {_LARGEST:,}")
     return value
 
 
