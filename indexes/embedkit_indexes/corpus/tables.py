@@ -228,19 +228,32 @@ def _arrow(path: Path | None, name: str, kind: str, options: ReadOptions) -> Ite
 
 def _python_rows(batch: Any) -> list[dict[str, Any]]:
     """Return the rows as Python values; a column of times that Python cannot hold (nanoseconds) as text."""
-    import pyarrow as pa
-
     try:
+        if any("[ns" in str(kind) for kind in batch.schema.types):
+            raise ValueError("pyarrow gives nanoseconds as pandas' type where pandas is installed")
         rows: list[dict[str, Any]] = batch.to_pylist()
     except (ValueError, OverflowError):
-        columns = []
-        for column in batch.columns:
-            try:
-                columns.append(column.to_pylist())
-            except (ValueError, OverflowError):
-                columns.append(column.cast(pa.string()).to_pylist())
+        columns = [_values(column) for column in batch.columns]
         rows = [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
     return rows
+
+
+def _values(column: Any) -> list[Any]:
+    """Return a column as Python values: nanoseconds as microseconds where nothing is lost, what is beyond as text."""
+    import pyarrow as pa
+
+    kind = column.type
+    try:
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            column = column.cast(pa.timestamp("us", kind.tz))
+        elif pa.types.is_time64(kind) and kind.unit == "ns":
+            column = column.cast(pa.time64("us"))
+        elif pa.types.is_duration(kind) and kind.unit == "ns":
+            column = column.cast(pa.duration("us"))
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):
+        values = column.cast(pa.string()).to_pylist()
+    return values
 
 
 def _batches(path: Path, kind: str) -> Iterator[Any]:

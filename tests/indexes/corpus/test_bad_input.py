@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -366,6 +367,26 @@ def test_a_lone_id_is_no_text(tmp_path: Path) -> None:
     )
     ids, report = _read(tmp_path / "c.jsonl")
     assert ids == ["good", "c.jsonl#3"] and _reason(report)[1] == 1
+
+
+def test_whole_microseconds_read_alike_with_and_without_pandas(tmp_path: Path) -> None:
+    """A table of nanoseconds, as pandas writes it, gives the same metadata whether pandas is installed or not."""
+    times = pa.array([1_700_000_000_000_000_000], pa.timestamp("ns"))
+    pq.write_table(pa.table({"id": ["a"], "text": ["x"], "at": times}), tmp_path / "t.parquet")
+    code = (
+        "import sys; sys.modules['pandas'] = None if sys.argv[2] == 'without' else __import__('pandas')\n"
+        "from embedkit_indexes import read_corpus\n"
+        "print(next(iter(read_corpus([sys.argv[1]]))).metadata['at'])"
+    )
+    pytest.importorskip("pandas", reason="comes with mteb")
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "t.parquet"), how],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for how in ("with", "without")
+    ]  # fmt: skip
+    assert found == ["2023-11-14T22:13:20\n"] * 2
 
 
 def test_times_that_python_cannot_hold_become_text(tmp_path: Path) -> None:
