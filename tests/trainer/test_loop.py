@@ -545,3 +545,22 @@ def test_memory_that_fails_outside_the_batches_is_one_sentence(
     error = RuntimeError("shapes differ")
     with pytest.raises(RuntimeError, match="shapes differ"):
         train(config)
+
+
+def test_a_run_goes_on_with_less_memory(config: RunConfig, tmp_path: Path) -> None:
+    """Smaller chunks and checkpointed activations resume the same run: without dropout, at the same weights."""
+    config = replace(config, model=replace(config.model, dropout=0.0))
+    whole = replace(config, output=str(tmp_path / "whole"))
+    train(whole)
+    train(config, _after(5, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    smaller = _stage(config, chunk_tokens=64, gradient_checkpointing=True)
+    assert train(smaller).steps == 4
+    a, b = _weights(config.output), _weights(whole.output)
+    assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
+
+
+def test_missing_scores_are_told_before_the_first_step(config: RunConfig) -> None:
+    """A loss over teacher scores refuses rows that have none, whoever calls, before any weight is read."""
+    wanted = _stage(config, loss=LossConfig(name="distil_kl"))
+    with pytest.raises(InputError, match="no row of source 'rows' has teacher_scores"):
+        train(wanted)

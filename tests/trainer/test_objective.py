@@ -335,3 +335,14 @@ def test_parts_that_do_not_fit_are_refused(config: LossConfig, message: str) -> 
     """What the config can show to be wrong is told before the first batch."""
     with pytest.raises(InputError, match=message):
         build_objective(config)
+
+
+@pytest.mark.parametrize("scores", [None, np.full(N, np.nan, dtype=np.float32)], ids=["none", "nan"])
+def test_a_source_without_teacher_scores_goes_by_the_contrastive_part(scores: Any) -> None:
+    """Where InfoNCE stands beside the teacher's scores, a batch without scores is InfoNCE alone, weight and all."""
+    q, d = vectors(B, DIM, seed=1), vectors(N, DIM, seed=2)
+    batch = _full_batch(teacher_scores=scores)
+    both = build_objective(LossConfig("distil_kl", temperature=0.1, contrastive_weight=0.2))(q, d, batch)
+    alone = build_objective(LossConfig("info_nce", temperature=0.1))(q, d, batch)
+    assert torch.allclose(both.loss, 0.2 * alone.loss)
+    assert "loss_distil_kl" not in both.logs

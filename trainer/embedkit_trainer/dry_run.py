@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.errors import InputError
 from embedkit_trainer.backend import work_folder
 from embedkit_trainer.base_models import ParameterCount, count_parameters
 from embedkit_trainer.config import (
     CONTRASTIVE,
-    GRADED,
     TEACHER_SCORES,
     LossConfig,
     ModelConfig,
@@ -26,7 +24,7 @@ from embedkit_trainer.config import (
 from embedkit_trainer.data.plan import BatchPlan
 from embedkit_trainer.data.store import TokenStore
 from embedkit_trainer.optimization import warmup_steps
-from embedkit_trainer.sources import open_stores, tokenizer_pair
+from embedkit_trainer.sources import check_scores, open_stores, tokenizer_pair
 
 if TYPE_CHECKING:
     from embedkit.embedders.tokens import TokenBuilder
@@ -170,7 +168,7 @@ def _stage(stage: StageConfig, config: RunConfig, cache: Path, processes: int, e
 
     opened, queries, documents = load_tokens(config.model, stage.query_length, stage.document_length)
     stores = open_stores(stage, tokenizer_pair(queries, documents, opened.template), cache)
-    _check_scores(stage, stores)
+    check_scores(stage, stores)
     plan = BatchPlan.of(stage, [len(s) for s in stores], seed=config.seed)
     updates = max(1, plan.steps // stage.accumulation)
     sources = tuple(
@@ -237,25 +235,6 @@ def _encoded(side: str, text: str, ids: NDArray[np.int32], builder: TokenBuilder
     names = tuple(builder.tokenizer.id_to_token(i) or "?" for i in numbers)
     added = bool(builder.suffix) and numbers[-len(builder.suffix) :] == builder.suffix
     return EncodedText(side, text, numbers, names, added)
-
-
-def _check_scores(stage: StageConfig, stores: Sequence[TokenStore]) -> None:
-    """Refuse a loss over rows that lack the scores it compares with, before anything is loaded."""
-    rows_are_scored = stage.loss.name in TEACHER_SCORES and stage.teacher is None
-    for store in stores if rows_are_scored else ():
-        if not any(store.row(i).teacher_scores for i in range(len(store))):
-            raise InputError(
-                f"stage {stage.name!r} follows a teacher's scores ({stage.loss.name}), but no row of source "
-                f"{store.name!r} has teacher_scores: add them, name a teacher, or choose another loss"
-            )
-    for store in stores if stage.loss.name in GRADED else ():
-        for i in range(len(store)):
-            row = store.row(i)
-            if np.isnan(row.score):
-                raise InputError(
-                    f"stage {stage.name!r} trains on graded pairs ({stage.loss.name}), but source {store.name!r}, "
-                    f"line {row.line}, has no score: add it, or choose another loss"
-                )
 
 
 def _remarks(

@@ -90,7 +90,7 @@ def _objective(
     positives = torch.as_tensor(batch.offsets[:-1], device=queries.device)
     parts: dict[str, tuple[float, PairLoss]] = {}
     logs: dict[str, float] = {}
-    if config.name not in CONTRASTIVE:
+    if config.name not in CONTRASTIVE and not _contrastive_alone(config, teacher, batch):
         parts[config.name] = 1.0, _supervised(config, teacher, queries, batch)
     if config.name in CONTRASTIVE or config.contrastive_weight:
         _need_negatives(config, batch)
@@ -113,6 +113,16 @@ def _objective(
     logs |= {f"loss_{name}": float(part.detach()) for name, part in losses.items()}
     logs |= {"loss": float(loss.detach()), "positive_similarity": float(pairs.mean())}
     return Outcome(loss, {"negatives_per_query": 0.0} | logs)
+
+
+def _contrastive_alone(config: LossConfig, teacher: TeacherConfig | None, batch: Batch) -> bool:
+    """Tell whether a batch of a source without teacher scores goes by InfoNCE alone (E5's NLI beside its scored sets)."""
+    return (
+        config.name in TEACHER_SCORES
+        and config.contrastive_weight > 0
+        and teacher is None
+        and (batch.teacher_scores is None or not np.isfinite(batch.teacher_scores).any())
+    )
 
 
 def _over_widths(config: LossConfig, part: PairLoss, full: int) -> PairLoss:

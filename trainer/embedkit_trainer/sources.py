@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import glob
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from embedkit.contract import Template
 from embedkit.errors import InputError
-from embedkit_trainer.config import SourceConfig, StageConfig
+from embedkit_trainer.config import GRADED, TEACHER_SCORES, SourceConfig, StageConfig
 from embedkit_trainer.data.formats.registry import get_format, load_rows
 from embedkit_trainer.data.rendering import TokenizerPair
 from embedkit_trainer.data.store import TokenStore, cached_store
@@ -53,6 +56,30 @@ def open_store(source: SourceConfig, tokens: TokenizerPair, cache: Path) -> Toke
 def open_stores(stage: StageConfig, tokens: TokenizerPair, cache: Path) -> list[TokenStore]:
     """Return the tokens of a stage's sources, in their order; raises as `open_store` does."""
     return [open_store(source, tokens, cache) for source in stage.sources]
+
+
+def check_scores(stage: StageConfig, stores: Sequence[TokenStore]) -> None:
+    """Raise InputError where the loss compares scores that the rows lack; before anything is loaded.
+
+    Beside a contrastive part, a source without any teacher scores goes by that part alone.
+    """
+    rows_are_scored = stage.loss.name in TEACHER_SCORES and stage.teacher is None
+    scored = [any(s.row(i).teacher_scores for i in range(len(s))) for s in stores] if rows_are_scored else []
+    alone_will_do = stage.loss.contrastive_weight > 0 and any(scored)
+    for store, has_scores in zip(stores, scored, strict=False):
+        if not has_scores and not alone_will_do:
+            raise InputError(
+                f"stage {stage.name!r} follows a teacher's scores ({stage.loss.name}), but no row of source "
+                f"{store.name!r} has teacher_scores: add them, name a teacher, or choose another loss"
+            )
+    for store in stores if stage.loss.name in GRADED else ():
+        for i in range(len(store)):
+            row = store.row(i)
+            if np.isnan(row.score):
+                raise InputError(
+                    f"stage {stage.name!r} trains on graded pairs ({stage.loss.name}), but source {store.name!r}, "
+                    f"line {row.line}, has no score: add it, or choose another loss"
+                )
 
 
 def path_exists(path: str) -> bool:

@@ -18,7 +18,7 @@ from embedkit_trainer.data.batches import Batch, assemble
 from embedkit_trainer.data.plan import BatchPlan
 from embedkit_trainer.data.store import TokenStore
 from embedkit_trainer.finish import default_task
-from embedkit_trainer.sources import open_store, tokenizer_pair
+from embedkit_trainer.sources import check_scores, open_store, tokenizer_pair
 
 if TYPE_CHECKING:
     from embedkit.embedders.serving import OpenedFolder
@@ -45,6 +45,8 @@ _VOLATILE = (
     "dev",
     "backend",
 )
+# How a batch is cut to fit the memory: the gradient is the same, though dropout draws others where chunks differ.
+_MEMORY = ("chunk_tokens", "graph_tokens", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def _open(
 
     stage = config.stages[number]
     seed = config.seed + number
+    check_scores(stage, stores)
     plan = BatchPlan.of(stage, [len(s) for s in stores], seed=seed)
     teachers = None
     if stage.teacher is not None:
@@ -209,6 +212,8 @@ def _run_id(config: RunConfig, opened: OpenedFolder, stages: list[Stage]) -> str
     record["teachers"] = [[t.folder.name for t in stage.teachers or ()] for stage in stages]
     record["stores"] = [[s.folder.name for s in stage.stores] for stage in stages]
     for stage in record["stages"]:
+        for key in _MEMORY:
+            del stage[key]
         for source in stage["sources"]:
             del source["path"], source["licence"]
     text = json.dumps(record, sort_keys=True, default=str)
