@@ -192,3 +192,14 @@ def test_a_kill_between_two_renames_loses_no_best(tmp_path: Path) -> None:
     found = checkpoints.best()
     assert found == best
     assert read(found, "run")[0].best == 0.7
+
+
+def test_what_a_kill_left_half_deleted_goes(tmp_path: Path) -> None:
+    """A checkpoint that a killed process was writing or deleting takes no room after the next one."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for name in (".stage00-step00000001.part", "stage00-step00000002", ".stage00-step00000003.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.safetensors").write_bytes(b"x")
+    best = checkpoints.save_best(Progress("run", 0, 2, 0.7), WEIGHTS)
+    latest = checkpoints.save(Progress("run", 0, 4), WEIGHTS, None)
+    assert sorted(tmp_path.iterdir()) == [best, latest]

@@ -64,7 +64,10 @@ class Checkpoints:
         target = self.folder / _name(progress)
         self._write(target, progress, weights, optimizer)
         for old in self._all()[: -self._keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            (old / _STATE).unlink(missing_ok=True)  # half deleted, it must not count
+        for debris in self.folder.glob("*stage*-step*"):  # of this and of killed processes
+            if debris.name.startswith(".") or not (debris / _STATE).is_file():
+                shutil.rmtree(debris, ignore_errors=True)
         return target
 
     def save_best(self, progress: Progress, weights: Mapping[str, Tensor]) -> Path:
