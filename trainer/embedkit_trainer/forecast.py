@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,10 +42,12 @@ def measured_memory(device: torch.device) -> Iterator[Memory]:
         memory.total = torch.cuda.mem_get_info(device)[1]
     else:
         yield memory
-        # Linux counts kilobytes, macOS bytes.
-        memory.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
+        if sys.platform != "win32":
+            import resource
+
+            # Linux counts kilobytes, macOS bytes.
+            unit = 1 if sys.platform == "darwin" else 1024
+            memory.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def describe_worst(stage: Stage, batch: Batch, memory: Memory, seconds: float, model: Any) -> str:
