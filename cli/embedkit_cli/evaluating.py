@@ -109,7 +109,8 @@ def evaluate(
         sliding_window=window,
     )  # fmt: skip
     if kind != "retrieval":
-        from embedkit_cli.kinds import KindOptions, evaluate_kind
+        from embedkit_cli.kind_options import KindOptions
+        from embedkit_cli.kinds import evaluate_kind
 
         names = KindOptions.__dataclass_fields__
         evaluate_kind(kind, sources, choice, KindOptions(**{k: v for k, v in wanted.items() if k in names}))

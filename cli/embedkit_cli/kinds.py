@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embedkit.errors import InputError
+from embedkit_cli.kind_options import KindOptions, counter, print_head
 from embedkit_cli.options import EmbedderChoice
 from embedkit_cli.output import console, note, print_json, printable, untrained_note
 
 if TYPE_CHECKING:
     from embedkit.embedder import Embedder
-    from embedkit.evaluation.protocol import Advance, GroupScore, KindReport, ProtocolEncoder, ProtocolName
+    from embedkit.evaluation.protocol import GroupScore, KindReport, ProtocolEncoder
     from embedkit.tasks import Task
 
 _MOST_ROWS = 40
 _ONE_SIDED_TEXTS = ("classification", "clustering")
-
-
-@dataclass(frozen=True, slots=True)
-class KindOptions:
-    """What the command line says of an evaluation beyond retrieval."""
-
-    protocol: ProtocolName = "one-sided"
-    task_name: str | None = None
-    instruction: str | None = None
-    langs: tuple[str, ...] = ()
-    split: str | None = None
-    sample_size: int | None = None
-    seed: int = 0
-    per_label: int = 8
-    experiments: int = 10
-    lengths: str | None = None
-    cache: str | None = None
-    tasks_path: str | None = None
-    as_json: bool = False
 
 
 def evaluate_kind(kind: str, sources: Sequence[str], choice: EmbedderChoice, wanted: KindOptions) -> None:
@@ -85,16 +66,6 @@ def evaluate_kind(kind: str, sources: Sequence[str], choice: EmbedderChoice, wan
     print_scores([report.overall, *(report.groups if len(report.groups) > 1 or kind == "passkey" else ())])
 
 
-def print_head(record: Mapping[str, Any]) -> None:
-    """Print one line: what was measured, with what, under which protocol."""
-    from rich.text import Text
-
-    told = f"instruction on {record['instructed']}" if record["instructed"] != "none" else "no instruction"
-    what = ", ".join([record["kind"], *record["sources"]])
-    line = f"{what}: {record['embedder']}, {record['protocol']} ({told}), {record['seconds']:.1f} s"
-    console().print(Text(printable(line)))
-
-
 def print_scores(scores: Sequence[GroupScore]) -> None:
     """Print a table with a row for each group; of more than 40 groups the first ones."""
     from rich.table import Table
@@ -132,18 +103,6 @@ def _measured(
     with Meter("texts") as meter:
         encoder = ProtocolEncoder(embedder, wanted.protocol, told, advance=counter(meter.update))
         return encoder, run(encoder)
-
-
-def counter(update: Callable[[str, int], None]) -> Advance:
-    """Return a function that adds up what was encoded and shows it."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        update("encoding", done)
-
-    return advance
 
 
 def _remark(kind: str, encoder: ProtocolEncoder, wanted: KindOptions, report: KindReport) -> str | None:

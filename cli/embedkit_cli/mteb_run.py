@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from embedkit_cli.kinds import counter, print_head
+from embedkit_cli.kind_options import counter, print_head
 from embedkit_cli.output import console, note, print_json, untrained_note
 
 if TYPE_CHECKING:
     from embedkit.evaluation.mteb_tasks import MtebScore
-    from embedkit_cli.kinds import KindOptions
+    from embedkit_cli.kind_options import KindOptions
     from embedkit_cli.options import EmbedderChoice
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.embedders.saved import SavedModel, SourceRecord
 from embedkit.errors import InputError
+from embedkit_trainer.stage import default_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
     from embedkit.embedders.serving import OpenedFolder
     from embedkit_trainer.config import RunConfig
     from embedkit_trainer.stage import Stage
-
-
-def default_task(config: RunConfig, opened: OpenedFolder, instructed: bool) -> str | None:
-    """Return the task of a query that names none, once served; `instructed` says that rows had instructions."""
-    return config.model.default_task or opened.default_task or ("search" if instructed else None)
 
 
 def check_finish(config: RunConfig, opened: OpenedFolder, stages: list[Stage]) -> None:

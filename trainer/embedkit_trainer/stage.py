@@ -17,7 +17,6 @@ from embedkit_trainer.config import TEACHER_VECTORS
 from embedkit_trainer.data.batches import Batch, assemble
 from embedkit_trainer.data.plan import BatchPlan
 from embedkit_trainer.data.store import TokenStore
-from embedkit_trainer.finish import default_task
 from embedkit_trainer.sources import check_scores, open_store, tokenizer_pair
 
 if TYPE_CHECKING:
@@ -137,6 +136,11 @@ def open_stages(config: RunConfig, note: Callable[[str], None]) -> tuple[OpenedF
             )
         )
     return opened, stages, _run_id(config, opened, stages)
+
+
+def default_task(config: RunConfig, opened: OpenedFolder, instructed: bool) -> str | None:
+    """Return the task of a query that names none, once served; `instructed` says that rows had instructions."""
+    return config.model.default_task or opened.default_task or ("search" if instructed else None)
 
 
 def _open(
