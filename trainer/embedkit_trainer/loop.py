@@ -8,39 +8,22 @@ where it was.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import MissingExtraError, TrainingError
+from embedkit.errors import MissingExtraError
 from embedkit_trainer.backend import Backend, load_weights, work_folder
 from embedkit_trainer.checkpoint import Checkpoints, Progress, read
-from embedkit_trainer.events import DevEvent, Listener, NoteEvent, StepEvent, TrainReport
+from embedkit_trainer.events import Listener, NoteEvent, TrainReport
 from embedkit_trainer.interrupt import StopRequest
 from embedkit_trainer.lock import only_run
-from embedkit_trainer.optimization import (
-    build_optimizer,
-    lr_factor,
-    select_trainable,
-    set_lr,
-    trainable_names,
-)
+from embedkit_trainer.optimization import trainable_names
+from embedkit_trainer.stage_run import METRICS, RunState, StageRun
 from embedkit_trainer.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from embedkit_trainer.config import DevConfig, RunConfig, StageConfig
-    from embedkit_trainer.gradcache import StepPlan, StepResult
-    from embedkit_trainer.stage import Stage
-
-METRICS = "metrics.jsonl"
-_IDLE = 10  # steps without any gradient after which a stage is given up
-_WARM = 3  # steps left out of the forecast: the first ones pay for start-up
+    from embedkit_trainer.config import RunConfig
 
 
 def train(config: RunConfig, listener: Listener | None = None, *, fresh: bool = False) -> TrainReport:
@@ -71,52 +54,49 @@ class _Run:
         from embedkit_trainer.stage import open_stages
 
         self.config = config
-        self.stop = stop
         self.started = time.perf_counter()
         self.backend = Backend(config)
         self.world = self.backend.world
-        self._listener = listener
-        self.work = work_folder(config)
-        self.checkpoints = Checkpoints(self.work / "checkpoints", config.keep)
-        # Data first: what is wrong with it shows before the weights are read.
-        self.opened, self.stages, self.run_id = open_stages(config, self.note)
-        check_finish(config, self.opened, self.stages)
-        self.total_steps = 0
-        self.dev_id = dev_fingerprint(config.dev)
-        self.packing = any(s.packing for s in config.stages)  # attention is chosen once
+        work = work_folder(config)
 
-    def note(self, text: str) -> None:
-        """Tell the user a sentence, once over all processes."""
-        if self.world.main:
-            self._listener(NoteEvent(text))
+        def note(text: str) -> None:
+            if self.world.main:
+                listener(NoteEvent(text))
+
+        # Data first: what is wrong with it shows before the weights are read.
+        self.opened, stages, run_id = open_stages(config, note)
+        check_finish(config, self.opened, stages)
+        checkpoints = Checkpoints(work / "checkpoints", config.keep)
+        self.state = RunState(config, self.backend, stop, listener, checkpoints, work, stages, run_id)
 
     def run(self, fresh: bool) -> TrainReport:
         """Run what is left of the stages and save the model."""
+        state = self.state
         if fresh and self.world.main:
-            self.checkpoints.clear()
-            (self.work / METRICS).unlink(missing_ok=True)
+            state.checkpoints.clear()
+            (state.work / METRICS).unlink(missing_ok=True)
         self.world.wait()
         model = self._load(self.backend.device)
         embeddings = model.backbone.get_input_embeddings().weight.shape[0]
-        check_vocabulary(self.stages, self.opened.tokens.tokenizer, embeddings)
-        self.could_train = [n for n, p in model.named_parameters() if p.requires_grad]
-        self.trained = {
-            n for stage in self.config.stages for n in trainable_names(self.could_train, stage.trainable)
+        check_vocabulary(state.stages, self.opened.tokens.tokenizer, embeddings)
+        state.could_train = [n for n, p in model.named_parameters() if p.requires_grad]
+        state.trained = {
+            n for stage in self.config.stages for n in trainable_names(state.could_train, stage.trainable)
         }
         progress, optimizer_state = self._resume(model)
         best: float | None = None
-        for number, stage in enumerate(self.stages):
+        for number, stage in enumerate(state.stages):
             if number < progress.stage:
                 continue
             if number > progress.stage:
-                progress, optimizer_state = Progress(self.run_id, number, 0), None
-            runner = _StageRun(self, stage, number, model)
+                progress, optimizer_state = Progress(state.run_id, number, 0), None
+            runner = StageRun(state, stage, number, model)
             best = runner.run(progress, optimizer_state)
             model = runner.model
             if runner.stopped:
                 self.backend.end()
                 seconds = time.perf_counter() - self.started
-                return TrainReport(self.checkpoints.folder, self.total_steps, seconds, best, True)
+                return TrainReport(state.checkpoints.folder, state.total_steps, seconds, best, True)
         return self._finish(model, best)
 
     def _load(self, device: Any) -> Any:
@@ -134,263 +114,38 @@ class _Run:
             max(s.document_length for s in stages),
             precision=self.config.precision,
             device=device,
-            packing=self.packing,
+            packing=self.state.packing,
         ).model
 
     def _resume(self, model: Any) -> tuple[Progress, dict[str, Any] | None]:
-        latest = self.checkpoints.latest()
+        latest = self.state.checkpoints.latest()
         if latest is None:
-            return Progress(self.run_id, 0, 0), None
-        progress, weights, optimizer_state = read(latest, self.run_id)
+            return Progress(self.state.run_id, 0, 0), None
+        progress, weights, optimizer_state = read(latest, self.state.run_id)
         load_weights(model, weights)
         stage = self.config.stages[progress.stage].name
-        self.note(f"going on from {latest.name}: {progress.step} steps of stage {stage!r} are done")
+        self.state.note(f"going on from {latest.name}: {progress.step} steps of stage {stage!r} are done")
         return progress, optimizer_state
 
     def _finish(self, model: Any, best: float | None) -> TrainReport:
         """Save the best weights of the last stage (the last ones, without dev sets) as the finished model."""
         from embedkit_trainer.finish import save_finished
 
-        weights = self.backend.weights(model, self.trained)
+        weights = self.backend.weights(model, self.state.trained)
         if self.world.main:
-            kept = self.checkpoints.best()
+            kept = self.state.checkpoints.best()
             if self.config.dev is not None and kept is not None and best is not None:
-                progress, weights, _ = read(kept, self.run_id)
-                self.note(f"the best weights are those after step {progress.step} (nDCG@10 {best:.4f})")
+                progress, weights, _ = read(kept, self.state.run_id)
+                self.state.note(f"the best weights are those after step {progress.step} (nDCG@10 {best:.4f})")
             plain = self._whole_model() if self.backend.sharded else self.backend.unwrapped(model)
             load_weights(plain, weights)
             metrics = {} if best is None else {"nDCG@10 dev": best}
-            save_finished(self.config, self.opened, self.stages, plain, metrics=metrics)
+            save_finished(self.config, self.opened, self.state.stages, plain, metrics=metrics)
         self.world.wait()
         self.backend.end()
         seconds = time.perf_counter() - self.started
-        return TrainReport(Path(self.config.output), self.total_steps, seconds, best, False)
+        return TrainReport(Path(self.config.output), self.state.total_steps, seconds, best, False)
 
     def _whole_model(self) -> Any:
         """Load the base once more, in one process: where each holds a share, none could compute a vector alone."""
         return self._load(self.backend.device if self.config.model.tuning == "qlora" else "cpu")
-
-
-class _StageRun:
-    """One stage of a run."""
-
-    def __init__(self, run: _Run, stage: Stage, number: int, model: Any) -> None:
-        self.run_ = run
-        self.stage = stage
-        self.config: StageConfig = stage.config
-        self.number = number
-        from embedkit_trainer.model import checkpoint_activations, keep_activations
-
-        plain = run.backend.unwrapped(model)
-        if self.config.gradient_checkpointing:
-            checkpoint_activations(plain.backbone)
-        elif number:  # an earlier stage may have asked for it
-            keep_activations(plain.backbone)
-        select_trainable(plain, trainable_names(run.could_train, self.config.trainable))
-        self.optimizer: Any = build_optimizer(plain, self.config.optimizer)
-        self.model, self.optimizer = run.backend.prepare(plain, self.optimizer)
-        self.stopped = False
-        # Trackers count on through the stages: one that is told an earlier step forgets what it is told.
-        self._before = sum(s.steps for s in run.stages[:number])
-        self._learning = False
-        self._seconds: list[float] = []
-
-    def run(self, progress: Progress, optimizer_state: dict[str, Any] | None) -> float | None:
-        """Run the steps that are left; return the best dev mean, None without dev sets."""
-        run = self.run_
-        best = progress.best if progress.dev == run.dev_id else None
-        if progress.step >= self.stage.steps:
-            return best
-        self._worst()  # before the optimiser's state is there, which the forecast adds
-        if optimizer_state is not None:
-            run.backend.load_optimizer_state(self.optimizer, optimizer_state)
-        dev = run.config.dev
-        if dev is not None and best is None:
-            best = self._dev(progress.step, best)
-        before = self._fingerprints() if progress.step == 0 else None
-        for step in range(progress.step + 1, self.stage.steps + 1):
-            self._step(step)
-            run.total_steps += 1
-            if before is not None:
-                self._require_moved(before)
-                before = None
-            last = step == self.stage.steps
-            if dev is not None and (step % dev.every == 0 or last):
-                best = self._dev(step, best)
-            self.stopped = run.world.any(run.stop.wanted) and not last
-            if self.stopped or last or step % run.config.save_every == 0:
-                self._save(step, best)
-            if self.stopped:
-                run.note(
-                    f"stopped after step {step} of {self.stage.steps}: the same command goes on from there"
-                )
-                break
-        return best
-
-    def _step(self, step: int) -> None:
-        """Do one optimiser step: `accumulation` batches, one after another."""
-        run, count = self.run_, self.config.accumulation
-        started = time.perf_counter()
-        factor = lr_factor(self.config.optimizer, step, self.stage.steps)
-        lr = set_lr(self.optimizer, factor)
-        results = []
-        for part in range(count):
-            number = (step - 1) * count + part
-            results.append(self._forward_backward(number, 1 / count))
-            if not math.isfinite(results[-1].loss):
-                raise TrainingError(self._blame(step, number, results[-1].loss))
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        norm = run.backend.clip(parameters, self.config.optimizer.max_grad_norm or math.inf)
-        if not math.isfinite(norm):
-            raise TrainingError(self._blame(step, (step - 1) * count, norm, "gradient norm"))
-        # DeepSpeed tells no norm before its step.
-        self._learning |= norm > 0 or run.backend.kind == "deepspeed"
-        if not self._learning and len(self._seconds) + 1 >= min(_IDLE, self.stage.steps):
-            raise TrainingError(self._why_idle(results[-1].logs))
-        run.backend.step(self.optimizer)
-        self._seconds.append(time.perf_counter() - started)
-        self._tell(step, lr, norm, results)
-
-    def _forward_backward(self, number: int, scale: float) -> StepResult:
-        from embedkit_trainer.gradcache import train_step
-
-        batch = self.stage.batch(number)
-        plan = replace(self._plan(), seed=hash_seed(self.run_.config.seed, self.number, number))
-        return train_step(
-            self.model, batch, self.stage.objective, plan=plan, world=self.run_.world, scale=scale
-        )
-
-    def _plan(self) -> StepPlan:
-        from embedkit_trainer.gradcache import StepPlan
-
-        return StepPlan(
-            self.stage.chunk_tokens(self.run_.backend.device.type),
-            self.config.graph_tokens,
-            self.run_.packing,
-            self.run_.config.precision == "bfloat16",
-        )
-
-    def _worst(self) -> None:
-        """Run the most expensive batch that can come, so that memory fails now or never."""
-        import torch
-
-        from embedkit_trainer.forecast import describe_worst, measured_memory, out_of_memory
-
-        run, batch = self.run_, self.stage.worst_batch()
-        from embedkit_trainer.gradcache import train_step
-
-        started = time.perf_counter()
-        with measured_memory(run.backend.device) as memory:
-            try:
-                train_step(self.model, batch, self.stage.objective, plan=self._plan(), world=run.world)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
-                if not isinstance(e, torch.OutOfMemoryError | MemoryError) and "alloc" not in str(e):
-                    raise
-                raise TrainingError(out_of_memory(batch, self.config, self._plan())) from e
-        run.backend.clear(self.optimizer)
-        seconds = time.perf_counter() - started
-        run.note(describe_worst(self.stage, batch, memory, seconds, self.model))
-
-    def _dev(self, step: int, best: float | None) -> float | None:
-        """Measure the dev sets, keep the weights if they are the best; return the best mean so far."""
-        from embedkit_trainer.dev import encode, score
-
-        run, plan = self.run_, self._plan()
-
-        def embed(rows: list[list[int]]) -> Any:
-            budget = plan.chunk_tokens or 4096
-            return encode(self.model, rows, chunk_tokens=budget, packed=plan.packed, bfloat16=plan.bfloat16)
-
-        scores = {d.name: score(d, embed(d.queries), embed(d.documents)) for d in self.stage.dev_sets}
-        run.backend.reshard(self.model)
-        mean = sum(scores.values()) / len(scores)
-        better = best is None or mean > best
-        weights = run.backend.weights(self.model, run.trained) if better else {}
-        if run.world.main:
-            if better:
-                run.checkpoints.save_best(Progress(run.run_id, self.number, step, mean, run.dev_id), weights)
-            event = DevEvent(self.config.name, step, scores, mean, better)
-            run._listener(event)
-            self._record(asdict(event))
-            run.backend.log({f"nDCG@10/{n}": s for n, s in scores.items()}, self._before + step)
-        return mean if better else best
-
-    def _save(self, step: int, best: float | None) -> None:
-        run = self.run_
-        weights = run.backend.weights(self.model, run.trained)
-        state = run.backend.optimizer_state(self.optimizer)
-        if run.world.main:
-            run.checkpoints.save(Progress(run.run_id, self.number, step, best, run.dev_id), weights, state)
-        run.world.wait()
-
-    def _tell(self, step: int, lr: float, norm: float, results: list[StepResult]) -> None:
-        run = self.run_
-        last = results[-1]
-        logs = self.stage.name_sources(last.logs)
-        loss = sum(r.loss for r in results) / len(results)
-        steady = self._seconds[_WARM:] or self._seconds
-        left = sum(steady) / len(steady) * (self.stage.steps - step)
-        tokens = sum(r.tokens for r in results) * run.world.size
-        negatives = logs.get("negatives_per_query", 0.0)
-        event = StepEvent(
-            self.config.name, step, self.stage.steps, loss, lr, tokens / self._seconds[-1], negatives, norm, left,
-            logs,
-        )  # fmt: skip
-        if not run.world.main:
-            return
-        self._record(asdict(event))
-        run.backend.log({"loss": loss, "lr": lr, "grad_norm": norm, **logs}, self._before + step)
-        if step % run.config.log_every == 0 or step in (1, self.stage.steps):
-            run._listener(event)
-
-    def _record(self, record: dict[str, Any]) -> None:
-        """Append figures to metrics.jsonl; a resumed run writes the steps it repeats again, the later line counts."""
-        path = self.run_.work / METRICS
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(record) + "\n")
-
-    def _blame(self, step: int, number: int, value: float, what: str = "loss") -> str:
-        latest = self.run_.checkpoints.latest()
-        kept = f"the last good checkpoint is {latest}" if latest else "no checkpoint was written yet"
-        rows = self.stage.describe_rows(number)
-        return (
-            f"stage {self.config.name!r}, step {step}: the {what} is {value}; its batch holds {rows}; {kept}. "
-            "Lower the learning rate, use float32, or look at these rows"
-        )
-
-    def _why_idle(self, logs: Mapping[str, float]) -> str:
-        contrastive = self.config.loss.name in ("info_nce", "gte", "simcse")
-        alone = contrastive and logs.get("negatives_per_query") == 0
-        why = (
-            "no query has a document to be told from: each is alone in its batch, or all are masked as the same text"
-            if alone
-            else "no batch holds rows that the loss tells apart (are all scores equal?)"
-        )
-        advice = "give rows that differ, negatives, or a larger batch_size"
-        return f"stage {self.config.name!r}: the gradient is zero at every step, nothing is learned: {why}; {advice}"
-
-    def _fingerprints(self) -> Any:
-        from embedkit_trainer.adapters import remember
-
-        return remember(self.run_.backend.unwrapped(self.model))
-
-    def _require_moved(self, before: Any) -> None:
-        from embedkit_trainer.adapters import require_moved
-
-        require_moved(self.run_.backend.unwrapped(self.model), before)
-
-
-def dev_fingerprint(dev: DevConfig | None) -> str:
-    """Return what stands for the dev sets: runs whose means compare have the same; "" without any."""
-    if dev is None:
-        return ""
-    fields = json.dumps([dev.folders, dev.tasks, dev.instructions, dev.queries])
-    return hashlib.sha256(fields.encode()).hexdigest()[:16]
-
-
-def hash_seed(*numbers: int) -> int:
-    """Return 32 bits that are a pure function of the numbers."""
-    import numpy as np
-
-    return int(np.random.SeedSequence(list(numbers)).generate_state(1)[0])
