@@ -40,13 +40,13 @@ from gpu_encode import build_model, matmul_rate, save_tokenizer
 from numpy.typing import NDArray
 
 from embedkit_trainer.adapters import add_lora, keep_input_dtype
+from embedkit_trainer.attention.packing import use_packing
 from embedkit_trainer.collate import plan_chunks
-from embedkit_trainer.config import LoraConfig, LossConfig
+from embedkit_trainer.config.records import LoraConfig, LossConfig
 from embedkit_trainer.data.batches import Batch
 from embedkit_trainer.gradcache import StepPlan, StepResult, train_step
+from embedkit_trainer.losses.objective import build_objective
 from embedkit_trainer.model import EmbeddingModel
-from embedkit_trainer.objective import build_objective
-from embedkit_trainer.packing import use_packing
 
 Rows = list[NDArray[np.int32]]
 TEMPERATURE = 0.02

@@ -169,12 +169,12 @@ class Ours:
     def __init__(self, setting: dict[str, Any]) -> None:
         import torch
 
-        from embedkit_trainer.config import LossConfig
-        from embedkit_trainer.float32_attention import use_float32_attention
+        from embedkit_trainer.attention.float32 import use_float32_attention
+        from embedkit_trainer.attention.packing import use_packing
+        from embedkit_trainer.config.records import LossConfig
         from embedkit_trainer.gradcache import StepPlan
+        from embedkit_trainer.losses.objective import build_objective
         from embedkit_trainer.model import EmbeddingModel
-        from embedkit_trainer.objective import build_objective
-        from embedkit_trainer.packing import use_packing
 
         backbone = build_backbone()
         packed = setting["unit"] == "packed"

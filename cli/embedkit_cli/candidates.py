@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedkit_cli.progress import Meter
-from embedkit_trainer.negatives import Candidate, mine_from_vectors, mine_negatives
+from embedkit_trainer.mining.negatives import Candidate, mine_from_vectors, mine_negatives
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from embedkit.embedder import Embedder
     from embedkit_indexes import Index
     from embedkit_trainer.data.rows import Row
-    from embedkit_trainer.negatives import Judge, MiningConfig, MiningReport
+    from embedkit_trainer.mining.negatives import Judge, MiningConfig, MiningReport
 
 _BATCH = 1024
 

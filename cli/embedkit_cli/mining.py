@@ -14,7 +14,7 @@ from embedkit_cli.output import console, note, print_json, untrained_note
 if TYPE_CHECKING:
     from embedkit_indexes import Index
     from embedkit_trainer.data.rows import Row
-    from embedkit_trainer.negatives import Judge, MiningReport
+    from embedkit_trainer.mining.negatives import Judge, MiningReport
 
 
 @click.command()
@@ -111,7 +111,7 @@ def mine(
     from embedkit_cli.candidates import Asking, Mining
     from embedkit_cli.tasks import TaskBook
     from embedkit_trainer.data.rows import write_rows
-    from embedkit_trainer.negatives import MiningConfig, MiningReport
+    from embedkit_trainer.mining.negatives import MiningConfig, MiningReport
 
     started = time.perf_counter()
     first, last = _window(ranks)
@@ -193,7 +193,7 @@ def _opened(directory: str | None) -> Index | None:
 def _judge(path: str | None, device: str | None) -> Judge | None:
     if path is None:
         return None
-    from embedkit_trainer.cross_encoder import CrossEncoderJudge
+    from embedkit_trainer.mining.cross_encoder import CrossEncoderJudge
 
     return CrossEncoderJudge(path, device=device)
 

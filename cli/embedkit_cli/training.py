@@ -13,10 +13,10 @@ from embedkit_cli.options import common
 from embedkit_cli.output import note, print_json
 
 if TYPE_CHECKING:
-    from embedkit_trainer.config import RunConfig
-    from embedkit_trainer.dry_run import Survey
+    from embedkit_trainer.config.fidelity import Fidelity
+    from embedkit_trainer.config.records import RunConfig
+    from embedkit_trainer.data.dry_run import Survey
     from embedkit_trainer.events import TrainReport
-    from embedkit_trainer.fidelity import Fidelity
 
 _STOPPED = 2
 _PACKAGES = ("torch", "transformers", "peft", "accelerate")
@@ -87,7 +87,8 @@ def train(
         )
     if any(find_spec(package) is None for package in _PACKAGES):
         raise MissingExtraError("training", "train")
-    from embedkit_trainer import config_file, fidelity
+    from embedkit_trainer.config import fidelity
+    from embedkit_trainer.config import file as config_file
 
     file = config_file.read_config_file(source)
     config = config_file.load_config(source, overrides, ablation, tiny, output=output)
@@ -96,7 +97,7 @@ def train(
     main = os.environ.get("RANK", "0") == "0"
     if tiny and main:
         _tell_stand_ins(written, config)
-    from embedkit_trainer.dry_run import outline, survey  # imports torch: what is wrong shows before
+    from embedkit_trainer.data.dry_run import outline, survey  # imports torch: what is wrong shows before
 
     found: Survey | None = None
     if dry_run or os.environ.get("WORLD_SIZE", "1") == "1":
@@ -132,7 +133,7 @@ def _run(config: RunConfig, resume: bool, main: bool, as_json: bool) -> TrainRep
 
 def _list(as_json: bool) -> None:
     from embedkit_cli.training_output import print_recipes, recipe_records
-    from embedkit_trainer.config_file import list_recipes
+    from embedkit_trainer.config.file import list_recipes
 
     records = recipe_records(list_recipes())
     if as_json:
@@ -142,7 +143,7 @@ def _list(as_json: bool) -> None:
 
 
 def _tell_stand_ins(written: RunConfig, config: RunConfig) -> None:
-    from embedkit_trainer.tiny import stand_ins
+    from embedkit_trainer.config.tiny import stand_ins
 
     missing = stand_ins(written, config)
     if missing:

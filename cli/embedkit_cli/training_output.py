@@ -12,9 +12,9 @@ from embedkit_cli.output import console, printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from embedkit_trainer.config_file import ConfigFile
-    from embedkit_trainer.dry_run import EncodedText, Lengths, SourceSurvey, StageSurvey, Survey
-    from embedkit_trainer.fidelity import Fidelity, FidelityRow
+    from embedkit_trainer.config.fidelity import Fidelity, FidelityRow
+    from embedkit_trainer.config.file import ConfigFile
+    from embedkit_trainer.data.dry_run import EncodedText, Lengths, SourceSurvey, StageSurvey, Survey
 
 _MARKS = {"same": "", "differs": "≠ paper", "ours": "ours", "open": "open"}
 _STYLES = {"same": "", "differs": "yellow", "ours": "cyan", "open": "dim"}

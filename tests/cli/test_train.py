@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from embedkit.embedders.transformer import TransformerEmbedder
-from embedkit_trainer.config_file import list_recipes
-from embedkit_trainer.tiny_model import make_tiny_model
+from embedkit_trainer.config.file import list_recipes
+from embedkit_trainer.config.tiny_model import make_tiny_model
 from tests.cli.conftest import SAMPLE, Invoke, Run
 
 RECIPES = [(name, a) for name, file in list_recipes().items() for a in (None, *file.ablations)]

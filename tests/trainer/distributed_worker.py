@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from embedkit_trainer.backend import Backend
-from embedkit_trainer.config import LossConfig, RunConfig, StageConfig
+from embedkit_trainer.config.records import LossConfig, RunConfig, StageConfig
 from embedkit_trainer.events import Event, NoteEvent
 from embedkit_trainer.gradcache import StepPlan, train_step
 from embedkit_trainer.loop import train
-from embedkit_trainer.objective import build_objective
+from embedkit_trainer.losses.objective import build_objective
 from tests.trainer.tiny_backbones import tiny_model, token_batch
 
 PLANS = (StepPlan(), StepPlan(40, 10_000), StepPlan(40), StepPlan(40, 90))

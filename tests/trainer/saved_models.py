@@ -14,8 +14,8 @@ from embedkit.embedders.pooling import pool
 from embedkit.embedders.saved import SavedModel, SourceRecord
 from embedkit.embedders.serving import open_folder
 from embedkit_trainer.adapters import add_lora
-from embedkit_trainer.config import LoraConfig
-from embedkit_trainer.export import Trained, base_revision
+from embedkit_trainer.config.records import LoraConfig
+from embedkit_trainer.saving.export import Trained, base_revision
 from tests.embedkit.tiny_models import BERT, LLAMA, QWEN3, XLMR, plain_model, save_model
 
 FAMILIES = {"Mistral": LLAMA, "Qwen3": QWEN3, "Bert": BERT, "XLMRoberta": XLMR}

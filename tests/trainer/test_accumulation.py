@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedkit_trainer.config import ModelConfig, RunConfig, SourceConfig, StageConfig
+from embedkit_trainer.config.records import ModelConfig, RunConfig, SourceConfig, StageConfig
 from embedkit_trainer.data.rows import Row, write_rows
 from embedkit_trainer.events import Event, StepEvent
 from embedkit_trainer.loop import train

@@ -10,9 +10,9 @@ import pytest
 
 from embedkit.errors import InputError, MissingExtraError, TrainingError
 from embedkit_trainer.adapters import add_lora, is_quantized, load_quantized, merge, remember, require_moved
-from embedkit_trainer.config import LoraConfig, ModelConfig
-from embedkit_trainer.export import save_model as save_model_folder
+from embedkit_trainer.config.records import LoraConfig, ModelConfig
 from embedkit_trainer.model import load_tokens
+from embedkit_trainer.saving.export import save_model as save_model_folder
 from tests.embedkit.tiny_models import TEXTS, cosines, plain_model, plain_vectors, save_model
 from tests.trainer.saved_models import FAMILIES, trained_model
 

@@ -22,7 +22,7 @@ from embedkit import get_embedder
 from embedkit.contract import Template
 from embedkit.errors import InputError
 from embedkit_trainer.backend import DEEPSPEED_CONFIG, Backend
-from embedkit_trainer.config import (
+from embedkit_trainer.config.records import (
     DevConfig,
     LoraConfig,
     LossConfig,
@@ -36,7 +36,7 @@ from embedkit_trainer.distributed import World
 from embedkit_trainer.events import TrainReport
 from embedkit_trainer.gradcache import train_step
 from embedkit_trainer.loop import train
-from embedkit_trainer.objective import build_objective
+from embedkit_trainer.losses.objective import build_objective
 from tests.embedkit.tiny_models import BERT, LLAMA, TEXTS, save_model
 from tests.trainer.distributed_worker import BATCHES, MODELS, PLANS, loss_config
 from tests.trainer.tiny_backbones import distance, flat_gradient, tiny_model, token_batch

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from embedkit_trainer.config import LossConfig
+from embedkit_trainer.config.records import LossConfig
 from embedkit_trainer.embedding_gradient import in_place_embeddings
 from embedkit_trainer.gradcache import StepPlan, train_step
-from embedkit_trainer.objective import build_objective
+from embedkit_trainer.losses.objective import build_objective
 from tests.trainer.tiny_backbones import flat_gradient, tiny_model, token_batch
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from embedkit_trainer.adapters import keep_input_dtype
-from embedkit_trainer.config import LossConfig
+from embedkit_trainer.config.records import LossConfig
 from embedkit_trainer.gradcache import StepPlan, train_step
-from embedkit_trainer.objective import build_objective
+from embedkit_trainer.losses.objective import build_objective
 from tests.trainer.tiny_backbones import distance, flat_gradient, tiny_model, token_batch
 
 pytestmark = [
@@ -70,7 +70,7 @@ def test_the_varlen_kernel_in_bfloat16(family: str) -> None:
 
 def test_the_varlen_kernel_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under bfloat16 no packed row is attended to by itself."""
-    from embedkit_trainer import packing
+    from embedkit_trainer.attention import packing
 
     def refuse(*_: object) -> None:
         raise AssertionError("row by row")

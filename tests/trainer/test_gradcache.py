@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from embedkit_trainer.adapters import keep_input_dtype
-from embedkit_trainer.config import LossConfig
+from embedkit_trainer.config.records import LossConfig
 from embedkit_trainer.data.batches import Batch
-from embedkit_trainer.distillation import distil_kl
 from embedkit_trainer.distributed import World
 from embedkit_trainer.gradcache import StepPlan, StepResult, train_step
-from embedkit_trainer.losses import cosent, gte_contrastive, info_nce
+from embedkit_trainer.losses.distillation import distil_kl
+from embedkit_trainer.losses.objective import build_objective
+from embedkit_trainer.losses.pairs import cosent, gte_contrastive, info_nce
 from embedkit_trainer.model import EmbeddingModel
-from embedkit_trainer.objective import build_objective
 from tests.trainer.tiny_backbones import (
     FAMILIES,
     distance,

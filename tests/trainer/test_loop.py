@@ -19,8 +19,7 @@ from embedkit.contract import Template
 from embedkit.embedders.transformer import TransformerEmbedder
 from embedkit.errors import CheckpointError, CorpusError, InputError, TrainingError
 from embedkit.tasks import get_task
-from embedkit_trainer.checkpoint import Checkpoints
-from embedkit_trainer.config import (
+from embedkit_trainer.config.records import (
     DevConfig,
     LossConfig,
     LossName,
@@ -33,6 +32,7 @@ from embedkit_trainer.config import (
 )
 from embedkit_trainer.events import DevEvent, Event, NoteEvent, StepEvent
 from embedkit_trainer.loop import train
+from embedkit_trainer.saving.checkpoint import Checkpoints
 from embedkit_trainer.stage import open_stages
 from tests.embedkit.tiny_models import BERT, LLAMA, save_model
 

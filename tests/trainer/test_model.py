@@ -14,7 +14,7 @@ import torch
 from embedkit.contract import Pooling, Template
 from embedkit.errors import EmbedderError, InputError
 from embedkit_trainer.collate import pack, pad
-from embedkit_trainer.config import LoraConfig, ModelConfig
+from embedkit_trainer.config.records import LoraConfig, ModelConfig
 from embedkit_trainer.model import load_model, load_tokens
 from tests.embedkit.tiny_models import (
     BERT,

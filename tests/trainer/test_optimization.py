@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from embedkit.errors import InputError
-from embedkit_trainer.config import OptimizerConfig
+from embedkit_trainer.config.records import OptimizerConfig
 from embedkit_trainer.optimization import (
     build_optimizer,
     lr_factor,

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from embedkit.contract import Template
-from embedkit_trainer.config import (
+from embedkit_trainer.config.records import (
     LoraConfig,
     LossConfig,
     ModelConfig,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from embedkit.contract import Pooling
+from embedkit_trainer.attention.packing import use_packing
 from embedkit_trainer.data.batches import Batch
 from embedkit_trainer.model import EmbeddingModel
-from embedkit_trainer.packing import use_packing
 from tests.trainer.made_batches import make_batch
 
 VOCABULARY = 50
@@ -84,7 +84,7 @@ def tiny_model(
     backbone = tiny_backbone(family, dropout=dropout, packed=packed)
     if lora is not None:
         from embedkit_trainer.adapters import add_lora
-        from embedkit_trainer.config import LoraConfig
+        from embedkit_trainer.config.records import LoraConfig
 
         torch.manual_seed(1)
         backbone = add_lora(backbone, LoraConfig(r=4, lora_alpha=8, lora_dropout=lora)).train()

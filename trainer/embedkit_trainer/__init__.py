@@ -11,25 +11,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedkit_trainer.config import RunConfig
-    from embedkit_trainer.config_file import load_config
+    from embedkit_trainer.config.file import load_config
+    from embedkit_trainer.config.records import RunConfig
     from embedkit_trainer.data.rows import Row, read_rows, write_rows
     from embedkit_trainer.events import DevEvent, Event, NoteEvent, StepEvent, TrainReport
     from embedkit_trainer.loop import train
-    from embedkit_trainer.negatives import MiningConfig, mine_from_vectors, mine_negatives
+    from embedkit_trainer.mining.negatives import MiningConfig, mine_from_vectors, mine_negatives
 
 _HOMES = {
     "DevEvent": "events",
     "Event": "events",
-    "MiningConfig": "negatives",
+    "MiningConfig": "mining.negatives",
     "NoteEvent": "events",
     "Row": "data.rows",
-    "RunConfig": "config",
+    "RunConfig": "config.records",
     "StepEvent": "events",
     "TrainReport": "events",
-    "load_config": "config_file",
-    "mine_from_vectors": "negatives",
-    "mine_negatives": "negatives",
+    "load_config": "config.file",
+    "mine_from_vectors": "mining.negatives",
+    "mine_negatives": "mining.negatives",
     "read_rows": "data.rows",
     "train": "loop",
     "write_rows": "data.rows",

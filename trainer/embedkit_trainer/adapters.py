@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.embedders.merging import merge_adapter
 from embedkit.errors import EmbedderError, MissingExtraError, TrainingError
-from embedkit_trainer.config import LoraConfig
+from embedkit_trainer.config.records import LoraConfig
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from embedkit_trainer.config import RunConfig
+    from embedkit_trainer.config.records import RunConfig
 
 DEEPSPEED_CONFIG = Path(__file__).parent / "recipes" / "deepspeed-zero3.json"
 _PATIENCE = timedelta(hours=2)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from embedkit.contract import Template
     from embedkit.embedders.tokens import TokenBuilder
     from embedkit_trainer.collate import Ids
-    from embedkit_trainer.config import DevConfig
+    from embedkit_trainer.config.records import DevConfig
 
 _DEPTH = 100
 _BLOCK = 256  # queries scored at a time

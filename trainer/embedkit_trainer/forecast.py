@@ -13,7 +13,7 @@ from embedkit.errors import EmbedkitError, TrainingError
 if TYPE_CHECKING:
     import torch
 
-    from embedkit_trainer.config import StageConfig
+    from embedkit_trainer.config.records import StageConfig
     from embedkit_trainer.data.batches import Batch
     from embedkit_trainer.gradcache import StepPlan
     from embedkit_trainer.stage import Stage

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embedkit_trainer.data.batches import Batch
-    from embedkit_trainer.objective import Objective, Outcome
+    from embedkit_trainer.losses.objective import Objective, Outcome
 
 
 @dataclass(frozen=True, slots=True)

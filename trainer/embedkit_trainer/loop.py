@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import MissingExtraError
 from embedkit_trainer.backend import Backend, load_weights, work_folder
-from embedkit_trainer.checkpoint import Checkpoints, Progress, read
+from embedkit_trainer.data.vocabulary import check_vocabulary
 from embedkit_trainer.events import Listener, NoteEvent, TrainReport
 from embedkit_trainer.interrupt import StopRequest
-from embedkit_trainer.lock import only_run
 from embedkit_trainer.optimization import trainable_names
+from embedkit_trainer.saving.checkpoint import Checkpoints, Progress, read
+from embedkit_trainer.saving.lock import only_run
 from embedkit_trainer.stage_run import METRICS, RunState, StageRun
-from embedkit_trainer.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
-    from embedkit_trainer.config import RunConfig
+    from embedkit_trainer.config.records import RunConfig
 
 
 def train(config: RunConfig, listener: Listener | None = None, *, fresh: bool = False) -> TrainReport:
@@ -50,7 +50,7 @@ class _Run:
     """One run: the model, the stages and what is done of them."""
 
     def __init__(self, config: RunConfig, listener: Listener, stop: StopRequest) -> None:
-        from embedkit_trainer.finish import check_finish
+        from embedkit_trainer.saving.finish import check_finish
         from embedkit_trainer.stage import open_stages
 
         self.config = config
@@ -129,7 +129,7 @@ class _Run:
 
     def _finish(self, model: Any, best: float | None) -> TrainReport:
         """Save the best weights of the last stage (the last ones, without dev sets) as the finished model."""
-        from embedkit_trainer.finish import save_finished
+        from embedkit_trainer.saving.finish import save_finished
 
         weights = self.backend.weights(model, self.state.trained)
         if self.world.main:

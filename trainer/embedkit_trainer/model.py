@@ -14,13 +14,13 @@ from embedkit.embedders.pooling import pool
 from embedkit.embedders.positions import FROM_PADDING, needs_no_mask
 from embedkit.embedders.serving import OpenedFolder, open_folder
 from embedkit.errors import EmbedderError, InputError
+from embedkit_trainer.attention.float32 import use_float32_attention
+from embedkit_trainer.attention.packing import use_packing
 from embedkit_trainer.collate import Inputs
-from embedkit_trainer.float32_attention import use_float32_attention
-from embedkit_trainer.packing import use_packing
 
 if TYPE_CHECKING:
     from embedkit.embedders.tokens import TokenBuilder
-    from embedkit_trainer.config import ModelConfig, Precision
+    from embedkit_trainer.config.records import ModelConfig, Precision
 
 _DROPOUTS = (
     "hidden_dropout_prob",

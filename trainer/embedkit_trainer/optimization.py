@@ -12,7 +12,7 @@ from embedkit.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from embedkit_trainer.config import OptimizerConfig
+    from embedkit_trainer.config.records import OptimizerConfig
 
 
 def lr_factor(config: OptimizerConfig, step: int, steps: int) -> float:

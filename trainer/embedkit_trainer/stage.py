@@ -13,20 +13,20 @@ from embedkit.embedders.folder import adapter_files
 from embedkit.hashing import joint_hash
 from embedkit.tasks import resolve_instruction
 from embedkit_trainer.backend import work_folder
-from embedkit_trainer.config import TEACHER_VECTORS
+from embedkit_trainer.config.records import TEACHER_VECTORS
 from embedkit_trainer.data.batches import Batch, assemble
 from embedkit_trainer.data.plan import BatchPlan
+from embedkit_trainer.data.sources import check_scores, open_store, tokenizer_pair
 from embedkit_trainer.data.store import TokenStore
-from embedkit_trainer.sources import check_scores, open_store, tokenizer_pair
 
 if TYPE_CHECKING:
     from embedkit.embedders.serving import OpenedFolder
     from embedkit.embedders.tokens import TokenBuilder
-    from embedkit_trainer.config import RunConfig, SourceConfig, StageConfig, TeacherConfig
+    from embedkit_trainer.config.records import RunConfig, SourceConfig, StageConfig, TeacherConfig
     from embedkit_trainer.data.rendering import TokenizerPair
+    from embedkit_trainer.data.teacher import TeacherVectors
     from embedkit_trainer.dev import DevSet
-    from embedkit_trainer.objective import Objective
-    from embedkit_trainer.teacher import TeacherVectors
+    from embedkit_trainer.losses.objective import Objective
 
 # Measured: on a CPU small chunks stay in the cache; a GPU wants enough rows to be busy.
 _CHUNK_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -154,7 +154,7 @@ def _open(
     note: Callable[[str], None],
 ) -> Stage:
     from embedkit_trainer.dev import load_dev_sets
-    from embedkit_trainer.objective import build_objective
+    from embedkit_trainer.losses.objective import build_objective
 
     stage = config.stages[number]
     seed = config.seed + number
@@ -194,7 +194,7 @@ def _teachers(
     dim: int | None,
 ) -> list[TeacherVectors]:
     from embedkit import get_embedder
-    from embedkit_trainer.teacher import TeacherVectors
+    from embedkit_trainer.data.teacher import TeacherVectors
 
     note(f"the teacher {config.embedder} embeds the texts that it has not embedded yet")
     embedder = get_embedder(config.embedder)
@@ -206,7 +206,7 @@ def _teachers(
 
 def _run_id(config: RunConfig, opened: OpenedFolder, stages: list[Stage]) -> str:
     """Return 16 hex digits over all that decides what is computed: a checkpoint belongs to one of them."""
-    from embedkit_trainer.export import base_revision
+    from embedkit_trainer.saving.export import base_revision
 
     record: dict[str, Any] = {k: v for k, v in asdict(config).items() if k not in _VOLATILE}
     # A folder's name stays when its weights are others.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import TrainingError
-from embedkit_trainer.checkpoint import Checkpoints, Progress
 from embedkit_trainer.events import DevEvent, Listener, NoteEvent, StepEvent
 from embedkit_trainer.interrupt import StopRequest
 from embedkit_trainer.optimization import (
@@ -22,10 +21,11 @@ from embedkit_trainer.optimization import (
     set_lr,
     trainable_names,
 )
+from embedkit_trainer.saving.checkpoint import Checkpoints, Progress
 
 if TYPE_CHECKING:
     from embedkit_trainer.backend import Backend
-    from embedkit_trainer.config import DevConfig, RunConfig, StageConfig
+    from embedkit_trainer.config.records import DevConfig, RunConfig, StageConfig
     from embedkit_trainer.distributed import World
     from embedkit_trainer.gradcache import StepPlan, StepResult
     from embedkit_trainer.stage import Stage

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.errors import InputError
-from embedkit_trainer.config import Batches, StageConfig
+from embedkit_trainer.config.records import Batches, StageConfig
 
 _EPOCH, _ORDER, _PLACE = 1, 2, 3  # what a stream of random numbers is for
 _KEPT_PASSES = 2

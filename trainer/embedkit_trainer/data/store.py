@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from embedkit.contract import Template
 from embedkit.errors import InputError
 from embedkit.hashing import joint_hash
-from embedkit_trainer.config import SourceConfig
+from embedkit_trainer.config.records import SourceConfig
 from embedkit_trainer.data.folders import is_intact, make_once, read_manifest
 from embedkit_trainer.data.rendering import Rendered, TokenizerPair, render
 from embedkit_trainer.data.rows import Row

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.errors import CorpusError, InputError
-from embedkit_trainer.config import SourceConfig
+from embedkit_trainer.config.records import SourceConfig
 from embedkit_trainer.data.folders import write_manifest
 from embedkit_trainer.data.rendering import Rendered, TokenizerPair, id_key, render, text_key
 from embedkit_trainer.data.rows import Row

@@ -1,0 +1,1 @@
+"""Losses, masks and the objective that puts them together."""

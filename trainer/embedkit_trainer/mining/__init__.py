@@ -1,0 +1,1 @@
+"""Hard negatives: candidates from a search, rules, judges."""
