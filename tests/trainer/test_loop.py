@@ -130,8 +130,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(config: RunConfig, tmp_path: Path, st
     """SIGTERM after any step, then the same command: weights equal those of a run that was never stopped."""
     whole = replace(config, output=str(tmp_path / "whole"))
     train(whole)
-    stopped = train(config, _after(step, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    said: list[Event] = []
+    stop = _after(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def listen(event: Event) -> None:
+        said.append(event)
+        stop(event)
+
+    stopped = train(config, listen)
     assert stopped.stopped
+    assert sum(isinstance(e, NoteEvent) and e.text.startswith("stopping") for e in said) == 1
     assert not Path(config.output).exists()
     notes: list[Event] = []
     report = train(config, notes.append)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 
 class StopRequest:
-    """Stand between the signals and the loop: `wanted` is up once one came. Does nothing outside the main thread."""
+    """Stand between the signals and the loop: `wanted` is up once one came, and `tell` is called then.
 
-    def __init__(self) -> None:
+    Does nothing outside the main thread.
+    """
+
+    def __init__(self, tell: Callable[[], object] = lambda: None) -> None:
         self.wanted = False
+        self._tell = tell
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -30,4 +35,6 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.wanted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.wanted = True
+        if not self.wanted:
+            self.wanted = True
+            self._tell()

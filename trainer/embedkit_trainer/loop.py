@@ -42,8 +42,13 @@ def train(config: RunConfig, listener: Listener | None = None, *, fresh: bool = 
     del torch, transformers
     from embedkit_trainer.forecast import enough_memory
 
-    with StopRequest() as stop, only_run(work_folder(config)), enough_memory():
-        return _Run(config, listener or (lambda _: None), stop).run(fresh)
+    tell: Listener = listener or (lambda _: None)
+
+    def heard() -> None:
+        tell(NoteEvent("stopping: a checkpoint is saved after this step; Ctrl-C once more ends at once"))
+
+    with StopRequest(heard) as stop, only_run(work_folder(config)), enough_memory():
+        return _Run(config, tell, stop).run(fresh)
 
 
 class _Run:
@@ -134,12 +139,13 @@ class _Run:
         weights = self.backend.weights(model, self.state.trained)
         if self.world.main:
             kept = self.state.checkpoints.best()
+            metrics = {}
             if self.config.dev is not None and kept is not None and best is not None:
                 progress, weights, _ = read(kept, self.state.run_id)
+                metrics = {"nDCG@10 dev": best}
                 self.state.note(f"the best weights are those after step {progress.step} (nDCG@10 {best:.4f})")
             plain = self._whole_model() if self.backend.sharded else self.backend.unwrapped(model)
             load_weights(plain, weights)
-            metrics = {} if best is None else {"nDCG@10 dev": best}
             save_finished(self.config, self.opened, self.state.stages, plain, metrics=metrics)
         self.world.wait()
         self.backend.end()
