@@ -61,6 +61,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/static.py
 	$(BIN)/python benchmarks/language_detection.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/learning.py
 
 gpu-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m gpu
