@@ -159,7 +159,7 @@ def compare(batch: int, settings: list[dict[str, Any]], rounds: int, options: ar
     for c in contenders:
         if c.out_of_memory:
             print(
-                f"| {batch} | {c.name} | out of memory at {options.memory_limit} MiB | | | | | | |",
+                f"| {batch} | {c.name} | out of memory at {options.memory_limit} MiB | | | | | | | |",
                 flush=True,
             )
             continue
