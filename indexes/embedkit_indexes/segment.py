@@ -98,10 +98,17 @@ class Segment:
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
         """All vectors, float32 [rows, dim], read-only and mapped."""
+        import numpy as np
+
         column = self._open(VECTORS)[0].column(0)
-        flat = column.values.to_numpy(zero_copy_only=True)
-        matrix: NDArray[np.float32] = flat.reshape(len(column), column.type.list_size)
-        return matrix
+        values, dim = column.values, column.type.list_size
+        # Not `to_numpy`: where pandas is installed, that imports it, a third of a second of a search.
+        buffer = values.buffers()[1]
+        count = len(column) * dim
+        flat = (
+            np.frombuffer(buffer, np.float32, count, values.offset * 4) if count else np.empty(0, np.float32)
+        )
+        return flat.reshape(len(column), dim)
 
     @cached_property
     def _batches(self) -> tuple[list[Any], list[int]]:

@@ -61,6 +61,8 @@ def test_loading_draws_no_bar(mistral: Path, capfd: pytest.CaptureFixture[str]) 
     """Nothing is drawn while the weights are loaded, and transformers' bars are on again afterwards."""
     from transformers.utils import logging
 
+    # As a program finds it: another test may have turned it off.
+    logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     _open(mistral)
     assert capfd.readouterr().err == ""
     assert logging.is_progress_bar_enabled()

@@ -8,6 +8,7 @@ where it was.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,8 @@ def train(config: RunConfig, listener: Listener | None = None, *, fresh: bool = 
     tell: Listener = listener or (lambda _: None)
 
     def heard() -> None:
-        tell(NoteEvent("stopping: a checkpoint is saved after this step; Ctrl-C once more ends at once"))
+        if os.environ.get("RANK", "0") == "0":  # every process hears it, one says so
+            tell(NoteEvent("stopping: a checkpoint is saved after this step; Ctrl-C once more ends at once"))
 
     with StopRequest(heard) as stop, only_run(work_folder(config)), enough_memory():
         return _Run(config, tell, stop).run(fresh)
