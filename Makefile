@@ -4,8 +4,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export PYTHONUTF8 := 1
-# Test processes, of one thread each: threads of several would wait for one another.
-WORKERS ?= 2
 
 .PHONY: help demo test check format format-check lint types contracts docs soak bench gpu-check clean
 help:
@@ -29,7 +27,7 @@ demo: $(VENV)/.base
 	@EMBEDKIT=$(BIN)/embedkit sh examples/demo.sh
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not soak" -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not soak"
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
