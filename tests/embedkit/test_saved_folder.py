@@ -99,7 +99,8 @@ def test_the_record_decides(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_every_arithmetic_passes_the_check(name: str, dtype: str, request: pytest.FixtureRequest) -> None:
     """Golden vectors of float32 are near enough to those of bfloat16 and float16 arithmetic."""
-    TransformerEmbedder.open(str(request.getfixturevalue(name)), dtype=dtype)
+    embedder = TransformerEmbedder.open(str(request.getfixturevalue(name)), dtype=dtype)
+    assert embedder.encode_document(TEXTS).shape == (len(TEXTS), 64)
 
 
 def test_a_shorter_length_or_another_template_is_the_users(bert: Path) -> None:
