@@ -31,7 +31,8 @@ from .conftest import HashEmbedder
 
 Documents = list[Document]
 SLOW_BUILD = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started with `&` inherit that it is ignored
 from tests.indexes.conftest import HashEmbedder
 from embedkit_indexes import Document, Index
 def endless():
