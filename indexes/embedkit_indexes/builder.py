@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.contract import Template
 from embedkit.embedder import Embedder
 from embedkit.errors import CorruptIndexError, InputError, NotAnIndexError, StoreError
+from embedkit.syncing import sync_file, sync_folder
 from embedkit.tasks import Task, dump_tasks
 from embedkit_indexes import durable, faiss_engine
 from embedkit_indexes import manifest as manifests
@@ -193,8 +194,8 @@ class _Run:
         probes = plan.embedder.encode_document(PROBES)
         names = [CHUNKS, VECTORS] + ([faiss_engine.FILE] if engine["type"] != "exact" else [])
         for name in names:
-            durable.sync_file(self.folder / name)
-        durable.sync_folder(self.folder)
+            sync_file(self.folder / name)
+        sync_folder(self.folder)
         return Manifest(
             fingerprint=plan.embedder.fingerprint,
             embedder=asdict(info),

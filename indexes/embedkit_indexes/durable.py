@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from embedkit.errors import StoreError
+from embedkit.syncing import sync_folder
 
 PREFIX = "segment-"
 LOCK = "writer.lock"
@@ -88,23 +89,6 @@ def drop_leftovers(directory: Path, keep: str) -> None:
     for folder in directory.glob(f"{PREFIX}*"):
         if folder.name != keep:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def sync_file(path: Path) -> None:
-    """Force a file's content to the disk."""
-    with path.open("rb+") as f:
-        os.fsync(f.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Force a folder's entries to the disk, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def replace_text(path: Path, text: str) -> None:

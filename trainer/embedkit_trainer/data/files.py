@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 
 from embedkit.compression import COMPRESSED, UNREADABLE, open_binary
 from embedkit.errors import CorpusError, EmbedkitError, InputError, StoreError
+from embedkit.syncing import sync_file, sync_folder
 
 LINES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
@@ -90,7 +91,7 @@ def replaced(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
-        sync(beside)
+        sync_file(beside)
         beside.replace(path)
         sync_folder(path.parent)
     except EmbedkitError:
@@ -139,20 +140,3 @@ def store_error(path: Path, e: OSError) -> StoreError:
     if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(f"cannot write {path}: no permission: choose another place or change its rights")
     return StoreError(f"cannot write {path}: {e.strerror or e}; check the path")
-
-
-def sync(path: Path) -> None:
-    """Force a file's content to the disk."""
-    with path.open("rb+") as f:
-        os.fsync(f.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Force a folder's entries to the disk, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

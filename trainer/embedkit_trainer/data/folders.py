@@ -12,7 +12,8 @@ from typing import IO, Any
 
 from embedkit.errors import EmbedkitError, InputError
 from embedkit.hashing import file_hash
-from embedkit_trainer.data.files import store_error, sync, sync_folder
+from embedkit.syncing import sync_file, sync_folder
+from embedkit_trainer.data.files import store_error
 
 MANIFEST = "manifest.json"
 
@@ -89,10 +90,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _seal(folder: Path) -> None:
     files = sorted(p for p in folder.iterdir() if p.name != MANIFEST)
     for path in files:
-        sync(path)
+        sync_file(path)
     record = {p.name: (p.stat().st_size, file_hash(p)) for p in files}
     write_manifest(folder, {**read_manifest(folder), "files": record})
-    sync(folder / MANIFEST)
+    sync_file(folder / MANIFEST)
     sync_folder(folder)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import CheckpointError
+from embedkit.syncing import sync_file, sync_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +119,7 @@ class Checkpoints:
             record = asdict(progress) | {"hashes": hashes}
             (fresh / _STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
             for path in fresh.iterdir():
-                _sync(path)
+                sync_file(path)
             _replace(fresh, target)
         except Exception as e:  # safetensors and torch wrap the disk's errors in their own
             raise CheckpointError(
@@ -186,14 +186,6 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(f, "blake2b").hexdigest()[:32]
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _replace(fresh: Path, target: Path) -> None:
     """Put `fresh` in the place of `target`; at every moment one of both is whole."""
     old = _old(target)
@@ -201,7 +193,7 @@ def _replace(fresh: Path, target: Path) -> None:
     if target.exists():
         target.rename(old)
     fresh.rename(target)
-    _sync(target.parent)
+    sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

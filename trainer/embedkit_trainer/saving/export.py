@@ -24,6 +24,7 @@ from embedkit.embedders.loading import without_bars
 from embedkit.embedders.saved import Golden, SavedModel, check_golden_vectors, read_saved
 from embedkit.errors import EmbedkitError, InputError, StoreError, TrainingError
 from embedkit.hashing import joint_hash
+from embedkit.syncing import sync_file
 from embedkit.tasks import resolve_instruction
 from embedkit_trainer.adapters import is_quantized, merge
 from embedkit_trainer.saving.folder_files import check_record, write_json, write_modules, write_tokenizer
@@ -239,8 +240,7 @@ def _put(beside: Path, folder: Path) -> None:
 def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb") as f:
-                os.fsync(f.fileno())
+            sync_file(path)
 
 
 @contextlib.contextmanager
