@@ -1,4 +1,4 @@
-"""`embedkit eval`: measure retrieval, similarity, classification, clustering, bitext, long texts, or mteb's tasks."""
+"""`embedkit eval`: retrieval, similarity, classes, clusters, bitext, long texts, mteb's tasks, or the task switch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from embedkit_cli.options import (
     was_given,
 )
 
-KINDS = ("retrieval", "sts", "bitext", "classification", "clustering", "passkey", "mteb")
+KINDS = ("retrieval", "sts", "bitext", "classification", "clustering", "passkey", "mteb", "task-switch")
+_INSTRUCTED = {"task_name", "instruction", "tasks_path", "protocol"}
 # The options that not every kind takes.
 _OWN_OPTIONS = {
     "retrieval": {
         "queries_path", "qrels_path", "query_lang", "doc_lang", "k", "sample_size", "seed", "by_pair", "max_tokens",
-        "overlap", "no_split",
+        "overlap", "no_split", *_INSTRUCTED,
     },
-    "sts": {"langs", "split", "sample_size", "seed"},
-    "bitext": {"langs", "split", "sample_size", "seed"},
-    "classification": {"langs", "per_label", "experiments", "seed"},
-    "clustering": {"langs", "split", "sample_size", "experiments", "seed"},
-    "passkey": {"lengths", "seed"},
-    "mteb": {"langs", "split", "cache"},
+    "sts": {"langs", "split", "sample_size", "seed", *_INSTRUCTED},
+    "bitext": {"langs", "split", "sample_size", "seed", *_INSTRUCTED},
+    "classification": {"langs", "per_label", "experiments", "seed", *_INSTRUCTED},
+    "clustering": {"langs", "split", "sample_size", "experiments", "seed", *_INSTRUCTED},
+    "passkey": {"lengths", "seed", *_INSTRUCTED},
+    "mteb": {"langs", "split", "cache", *_INSTRUCTED},
+    "task-switch": {"seeds", "seed", "distractors", "plot"},
 }  # fmt: skip
 _SPECIAL = set().union(*_OWN_OPTIONS.values())
 
@@ -55,6 +57,9 @@ _kind_options = group(
     click.option("--experiments", type=click.IntRange(min=1), metavar="N", default=10, show_default=True, help="classification, clustering: seeded runs whose mean counts."),
     click.option("--lengths", metavar="N,N", help="passkey: lengths in tokens; else 256 to 32768, as far as the embedder reads."),
     click.option("--cache", metavar="DIR", help="mteb: folder that keeps results, so that a task is not run again."),
+    click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="task-switch: ask N of the 240 texts alone."),
+    click.option("--distractors", metavar="FOLDER", help="task-switch: add the corpus of a BEIR folder to the index."),
+    click.option("--plot", metavar="FILE.svg", help="task-switch: draw which task is found for which."),
     click.option("--rope-base", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Base of the transformer's rotary positions, in place of its own."),
     click.option("--window", type=click.IntRange(min=1), metavar="N", help="Sliding attention window of the transformer in tokens, in place of its own."),
 )  # fmt: skip
@@ -98,9 +103,17 @@ def evaluate(
     without SOURCE. It proves length, not understanding: BM25 scores 100 too. mteb: SOURCEs are names of tasks or
     benchmarks of the library mteb (MIRACLRetrieval, "MTEB(eng, v2)"), whose data it fetches, or Python files that
     define tasks of your own.
+
+    task-switch (`embedkit eval task-switch` is enough): does the ranking follow the instruction? 240 texts, each with
+    an answer, a paraphrase, a duplicate question, two translations, an entailed and a contradicting statement, a text
+    on the topic, a headline and, where it fits, code, all in one index that is encoded once and bare. Only the query's
+    instruction changes: the right one in a wording that training may use or in one held out, none, the wrong ones,
+    nonsense, another language. nDCG@10, p-MRR, Robustness@10, and how often the right one of a text's own comes first.
     """
     from embedkit.errors import InputError
 
+    if sources[:1] == ("task-switch",) and not was_given("kind"):
+        kind, sources = "task-switch", sources[1:]
     _refuse_foreign(kind)
     if wanted["task_name"] is not None and wanted["instruction"] is not None:
         raise InputError("--task and --instruction are both given: choose one")
@@ -108,6 +121,14 @@ def evaluate(
         embedder, pairs, device=device, dtype=dtype, token_budget=token_budget, rope_theta=rope_base,
         sliding_window=window,
     )  # fmt: skip
+    if kind == "task-switch":
+        from embedkit_cli.task_switch import TaskSwitchOptions, evaluate_task_switch
+
+        names = TaskSwitchOptions.__dataclass_fields__
+        evaluate_task_switch(
+            sources, choice, TaskSwitchOptions(**{k: v for k, v in wanted.items() if k in names})
+        )
+        return
     if kind != "retrieval":
         from embedkit_cli.kind_options import KindOptions
         from embedkit_cli.kinds import evaluate_kind
