@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Two processes: torch, OpenVINO and FAISS each bring a pool of threads, and what one leaves behind stays with one.
+PYTEST := OMP_NUM_THREADS=1 PYTHONFAULTHANDLER=1 $(BIN)/python -m pytest -q -m "not gpu and not soak"
 export PYTHONUTF8 := 1
 
 .PHONY: help demo test check format format-check lint types contracts docs soak bench gpu-check clean
@@ -27,7 +29,8 @@ demo: $(VENV)/.base
 	@EMBEDKIT=$(BIN)/embedkit sh examples/demo.sh
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not soak"
+	$(PYTEST) --ignore=tests/trainer
+	$(PYTEST) tests/trainer
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from embedkit.errors import InputError
 from embedkit_trainer.adapters import keep_input_dtype
 from embedkit_trainer.config.records import LossConfig
 from embedkit_trainer.data.batches import Batch
@@ -367,3 +368,40 @@ def test_a_text_longer_than_the_budget_is_a_chunk_of_its_own() -> None:
     batch = token_batch()
     assert result.chunks == len(batch.queries) + len(batch.documents)
     assert distance(flat_gradient(model), _reference("Bert", "info_nce")[1])[0] < 1e-8
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_frozen_documents_keep_the_teachers_vectors(mode: str) -> None:
+    """Only queries go through the model, and the gradient is that of InfoNCE against vectors that stand still."""
+    batch = token_batch()
+    model = tiny_model("Bert")
+    width = model.backbone.config.hidden_size
+    known = np.random.default_rng(3).normal(size=(len(batch.documents), width)).astype(np.float32)
+    batch = replace(batch, teacher_documents=known)
+    objective = build_objective(LOSSES["info_nce"])
+    result = train_step(model, batch, objective, plan=replace(MODES[mode], frozen_documents=True))
+    assert result.tokens == sum(len(t) for t in batch.queries)
+    found = flat_gradient(model)
+
+    backbone = tiny_backbone("Bert")
+    q = torch.stack(
+        [
+            _pooled(backbone(input_ids=torch.tensor(t[None].astype(np.int64))).last_hidden_state[0], "mean")
+            for t in batch.queries
+        ]
+    )
+    value = _plain_loss("info_nce", q, torch.from_numpy(known), batch)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert result.loss == pytest.approx(float(value.detach()), rel=1e-5)
+    assert distance(found, flat_gradient(backbone))[1] < 1e-4
+
+
+def test_frozen_documents_need_vectors() -> None:
+    """Without a teacher's vectors there is nothing to compare with."""
+    with pytest.raises(InputError, match="the batch carries none"):
+        train_step(
+            tiny_model("Bert"),
+            token_batch(),
+            build_objective(LOSSES["info_nce"]),
+            plan=StepPlan(frozen_documents=True),
+        )

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedkit.errors import InputError
 from embedkit_trainer.collate import Inputs, pack, pad, plan_chunks, rounded
 from embedkit_trainer.distributed import Slice, World
 from embedkit_trainer.embedding_gradient import in_place_embeddings
@@ -36,7 +37,8 @@ class StepPlan:
 
     `chunk_tokens` bounds one pass (None: the whole batch at once); `graph_tokens` bounds the chunks that keep
     their graph beside one another (None: one chunk's worth, the memory that step 3 needs anyway). `seed` makes
-    each chunk's dropout a pure function of (seed, process, chunk).
+    each chunk's dropout a pure function of (seed, process, chunk). `frozen_documents` takes the documents' vectors
+    from the batch's teacher instead of the model: the queries alone are embedded and trained.
     """
 
     chunk_tokens: int | None = None
@@ -44,6 +46,7 @@ class StepPlan:
     packed: bool = False
     bfloat16: bool = False
     seed: int = 0
+    frozen_documents: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +155,18 @@ class _Step:
         split = mine.queries[1] - mine.queries[0]
         gather = self.world.gather
         queries = gather(local[:split], [s.queries[1] - s.queries[0] for s in self.slices])
-        documents = gather(local[split:], [s.documents[1] - s.documents[0] for s in self.slices])
+        if self.plan.frozen_documents:
+            documents = self._known_documents()
+        else:
+            documents = gather(local[split:], [s.documents[1] - s.documents[0] for s in self.slices])
         queries, documents = queries.detach().requires_grad_(), documents.detach().requires_grad_()
         outcome = objective(queries, documents, self.batch)
         parts = torch.autograd.grad(outcome.loss, (queries, documents), allow_unused=True)
         of_queries, of_documents = (
             torch.zeros_like(v) if g is None else g for g, v in zip(parts, (queries, documents), strict=True)
         )
+        if self.plan.frozen_documents:
+            return of_queries[slice(*mine.queries)], outcome
         return torch.cat([of_queries[slice(*mine.queries)], of_documents[slice(*mine.documents)]]), outcome
 
     def send_back(self, gradient: Tensor) -> None:
@@ -184,7 +192,15 @@ class _Step:
             chunks=len(real),
         )
 
+    def _known_documents(self) -> Tensor:
+        vectors = self.batch.teacher_documents
+        if vectors is None:
+            raise InputError("frozen documents need the vectors of a teacher: the batch carries none")
+        return torch.as_tensor(vectors, device=self.device)
+
     def _texts(self, share: Slice) -> list[NDArray[np.int32]]:
+        if self.plan.frozen_documents:
+            return self.batch.queries[slice(*share.queries)]
         return [*self.batch.queries[slice(*share.queries)], *self.batch.documents[slice(*share.documents)]]
 
     def _plan(self, texts: list[NDArray[np.int32]]) -> _Cuts:

@@ -87,6 +87,16 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.op
     return torch.optim.AdamW(ordered, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
+def keep_tokens(model: torch.nn.Module, count: int) -> None:
+    """Take the gradient of the first `count` token vectors away, so that a step leaves them as they are."""
+    import torch
+
+    tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    table = max(tables, key=len)  # positions and token types have tables too
+    if table.grad is not None:
+        table.grad[:count] = 0.0
+
+
 def set_lr(optimizer: Any, factor: float) -> float:
     """Set every group's rate to `factor` of its peak; return the first group's, which is the stage's `lr`."""
     for group in optimizer.param_groups:

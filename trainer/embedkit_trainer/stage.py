@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from embedkit.embedders.tokens import TokenBuilder
     from embedkit_trainer.config.records import RunConfig, SourceConfig, StageConfig, TeacherConfig
     from embedkit_trainer.data.rendering import TokenizerPair
-    from embedkit_trainer.data.teacher import TeacherVectors
+    from embedkit_trainer.data.teacher import NoTeacher, TeacherVectors
     from embedkit_trainer.dev import DevSet
     from embedkit_trainer.losses.objective import Objective
 
@@ -56,7 +56,7 @@ class Stage:
     stores: list[TokenStore]
     plan: BatchPlan
     objective: Objective
-    teachers: list[TeacherVectors] | None
+    teachers: list[TeacherVectors | NoTeacher] | None
     dev_sets: list[DevSet]
     seed: int
 
@@ -163,12 +163,13 @@ def _open(
     teachers = None
     if stage.teacher is not None:
         # Vectors are regressed as they are; scores are compared whatever the widths.
-        regresses = stage.loss.name in TEACHER_VECTORS
+        regresses = stage.loss.name in TEACHER_VECTORS or stage.frozen_documents
         dim = text[0].folder.config.get("hidden_size") if regresses else None
-        teachers = _teachers(stage.teacher, stores, cache, note, dim=dim)
+        teachers = _teachers(stage, stage.teacher, stores, cache, note, dim=dim)
     dev = config.dev
     dev_sets = load_dev_sets(dev, text[0].template, text[1], text[2], default=told) if dev else []
-    return Stage(stage, stores, plan, build_objective(stage.loss, stage.teacher), teachers, dev_sets, seed)
+    objective = build_objective(stage.loss, stage.teacher, [s.distil for s in stage.sources])
+    return Stage(stage, stores, plan, objective, teachers, dev_sets, seed)
 
 
 def _store(
@@ -186,21 +187,24 @@ def _store(
 
 
 def _teachers(
+    stage: StageConfig,
     config: TeacherConfig,
     stores: list[TokenStore],
     cache: Path,
     note: Callable[[str], None],
     *,
     dim: int | None,
-) -> list[TeacherVectors]:
+) -> list[TeacherVectors | NoTeacher]:
     from embedkit import get_embedder
-    from embedkit_trainer.data.teacher import TeacherVectors
+    from embedkit_trainer.data.teacher import NoTeacher, TeacherVectors
 
     note(f"the teacher {config.embedder} embeds the texts that it has not embedded yet")
     embedder = get_embedder(config.embedder)
     return [
         TeacherVectors.build(embedder, store, cache, target=config.target, as_query=config.as_query, dim=dim)
-        for store in stores
+        if source.distil or stage.frozen_documents
+        else NoTeacher(embedder.info.dim)
+        for store, source in zip(stores, stage.sources, strict=True)
     ]
 
 
@@ -213,7 +217,7 @@ def _run_id(config: RunConfig, opened: OpenedFolder, stages: list[Stage]) -> str
     record["base"] = base_revision(opened.folder)
     if opened.adapter is not None:
         record["adapter"] = joint_hash(adapter_files(opened.adapter))
-    record["teachers"] = [[t.folder.name for t in stage.teachers or ()] for stage in stages]
+    record["teachers"] = [[t.name for t in stage.teachers or ()] for stage in stages]
     record["stores"] = [[s.folder.name for s in stage.stores] for stage in stages]
     for stage in record["stages"]:
         for key in _MEMORY:

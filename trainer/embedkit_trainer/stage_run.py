@@ -16,6 +16,7 @@ from embedkit_trainer.events import DevEvent, Listener, NoteEvent, StepEvent
 from embedkit_trainer.interrupt import StopRequest
 from embedkit_trainer.optimization import (
     build_optimizer,
+    keep_tokens,
     lr_factor,
     select_trainable,
     set_lr,
@@ -144,6 +145,8 @@ class StageRun:
             results.append(self._forward_backward(number, 1 / count))
             if not math.isfinite(results[-1].loss):
                 raise TrainingError(self._blame(step, number, results[-1].loss))
+        if self.config.train_tokens_from:
+            keep_tokens(run.backend.unwrapped(self.model), self.config.train_tokens_from)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = run.backend.clip(parameters, self.config.optimizer.max_grad_norm or math.inf)
         if not math.isfinite(norm):
@@ -173,6 +176,7 @@ class StageRun:
             self.config.graph_tokens,
             self.run_.packing,
             self.run_.config.precision == "bfloat16",
+            frozen_documents=self.config.frozen_documents,
         )
 
     def _worst(self) -> None:

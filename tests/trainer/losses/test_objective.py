@@ -346,3 +346,17 @@ def test_a_source_without_teacher_scores_goes_by_the_contrastive_part(scores: An
     alone = build_objective(LossConfig("info_nce", temperature=0.1))(q, d, batch)
     assert torch.allclose(both.loss, 0.2 * alone.loss)
     assert "loss_distil_kl" not in both.logs
+
+
+def test_sources_without_a_teacher_go_by_infonce_alone() -> None:
+    """A batch of a source that is not distilled gets the whole of InfoNCE; one that is gets its share beside."""
+    config = LossConfig("distil_cosine", contrastive_weight=0.25, temperature=0.1)
+    q, d = vectors(B, DIM, seed=1), vectors(N, DIM, seed=2)
+    objective = build_objective(config, OWN, [True, True, False])
+    for sources, parts in (([2, 2, 2, 2], {"info_nce"}), ([0, 0, 0, 0], {"info_nce", "distil_cosine"})):
+        batch = _full_batch(sources=np.array(sources))
+        logs = objective(q, d, batch).logs
+        assert {k.removeprefix("loss_") for k in logs if k.startswith("loss_")} == parts
+        mask = false_negative_masks(batch, identity=True, text=True).query_document
+        alone = float(info_nce(q, d, POSITIVES, mask, 0.1))
+        assert logs["loss_info_nce"] == pytest.approx(alone * (0.25 if 0 in sources else 1.0), rel=1e-5)

@@ -123,7 +123,19 @@ def _fit(stage: StageConfig, path: str) -> Iterator[str]:
     negatives = max((stage.negatives_of(s) for s in stage.sources), default=stage.negatives)
     if loss.name in TEACHER_VECTORS and stage.teacher is None:
         yield f'{path}.loss.name = {loss.name!r} needs a teacher: add [stages.teacher] with embedder = "…"'
-    if loss.name not in (*TEACHER_VECTORS, *TEACHER_SCORES) and stage.teacher is not None:
+    left = [s.name for s in stage.sources if not s.distil]
+    if left and loss.name not in TEACHER_VECTORS:
+        yield f"{path}.sources.{left[0]}.distil = false has nothing to leave out: the loss {loss.name!r} follows no teacher"
+    elif left and not loss.contrastive_weight:
+        yield f"{path}.sources.{left[0]}.distil = false leaves no loss: set {path}.loss.contrastive_weight"
+    elif left and stage.batches == "mixed":
+        yield f'{path}.sources.{left[0]}.distil = false needs batches of one source: set {path}.batches = "one-source"'
+    if stage.train_tokens_from and stage.optimizer.weight_decay:
+        yield f"{path}.train_tokens_from keeps token vectors that weight decay would shrink: set optimizer.weight_decay = 0"
+    if stage.frozen_documents and stage.teacher is None:
+        yield f'{path}.frozen_documents keeps the vectors of a teacher: add [stages.teacher] with embedder = "…"'
+    unused = not stage.frozen_documents and loss.name not in (*TEACHER_VECTORS, *TEACHER_SCORES)
+    if unused and stage.teacher is not None:
         yield f"{path}.teacher is not used by the loss {loss.name!r}: take it out, or choose distil_cosine"
     if stage.teacher is not None and not stage.teacher.embedder:
         yield f"{path}.teacher.embedder is missing: name an embedder or a model folder"

@@ -70,7 +70,9 @@ class SourceConfig:
     Quora); `weight` fixes its share of the batches instead of n^alpha. `instructions`: one is drawn by the query where
     the row brings none (None: from those that are known of the format; an empty list: none). `instruction_dropout`:
     the share of queries that lose theirs. `negatives`: how many of a row's negatives are used, the stage's number where
-    None; which ones changes with every visit. `limit`: the first N rows.
+    None; which ones changes with every visit. `limit`: the first N rows. `block`: so many rows that follow one another
+    in the file stay together in a batch (one query under several instructions, each row's positive wrong for the
+    others). `distil` false leaves the source to the contrastive part of a loss that follows a teacher's vectors.
     """
 
     path: str = ""
@@ -82,6 +84,8 @@ class SourceConfig:
     instruction_dropout: float = 0.0
     negatives: int | None = None
     limit: int | None = None
+    block: int = 1
+    distil: bool = True
     licence: str = ""
 
 
@@ -153,6 +157,9 @@ class StageConfig:
     is how many tokens of activations may be held at once (None: one chunk's): what exceeds it goes by way of
     GradCache, a second forward pass. `trainable` are regular expressions of parameter names; empty: all.
     `accumulation` sums that many batches before an optimiser step: it does not enlarge the pool of negatives.
+    `frozen_documents` trains the query side alone: documents keep the vectors that the teacher gives them, so an index
+    that the teacher made stays valid (arXiv 2601.04646), and no document is embedded in a step. `train_tokens_from`
+    keeps the token vectors below that id as they are: those of a vocabulary that new tokens were added to.
     """
 
     name: str = "train"
@@ -174,6 +181,8 @@ class StageConfig:
     accumulation: int = 1
     gradient_checkpointing: bool = False
     packing: bool = False
+    frozen_documents: bool = False
+    train_tokens_from: int = 0
 
     def negatives_of(self, source: SourceConfig) -> int:
         """Return how many of a row's negatives a source of this stage brings at most."""

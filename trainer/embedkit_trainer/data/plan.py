@@ -8,7 +8,8 @@ expected number of batches rounded up or down, in random order, where independen
 
 Rows. A source's rows come in passes over it, each in a new random order that runs on through epochs, so that no row is used
 a second time before all others were, nor twice in a batch: where a batch spans two passes, the second one is
-rearranged to begin with rows that the first did not end on. A source smaller than the batch gives all its rows
+rearranged to begin with rows that the first did not end on. A source with blocks has its blocks in random order, the
+rows of each in the file's. A source smaller than the batch gives all its rows
 once, so that its batch is smaller.
 
 All random numbers are raw Philox words, whose stream NumPy never changes; its shuffles come without that promise.
@@ -51,6 +52,7 @@ class BatchPlan:
         ratios: Sequence[float] | None = None,
         epochs: float = 1.0,
         max_steps: int | None = None,
+        blocks: Sequence[int] | None = None,
     ) -> None:
         ratios = ratios or [1.0] * len(sizes)
         weights = weights or [None] * len(sizes)
@@ -58,6 +60,8 @@ class BatchPlan:
         _check_numbers(
             mode, alpha=alpha, epochs=epochs, batch_size=batch_size, max_steps=max_steps, seed=seed
         )
+        self.blocks = tuple(blocks or [1] * len(sizes))
+        _check_blocks(sizes, self.blocks, batch_size, mode)
         self.sizes = tuple(sizes)
         self.batch_size = batch_size
         self.seed = seed
@@ -85,6 +89,7 @@ class BatchPlan:
             ratios=[s.ratio for s in stage.sources],
             epochs=stage.epochs,
             max_steps=None if stage.max_steps is None else stage.max_steps * stage.accumulation,
+            blocks=[s.block for s in stage.sources],
         )
 
     def rows(self, step: int) -> list[tuple[int, int]]:
@@ -207,7 +212,12 @@ class BatchPlan:
         return np.concatenate([order[front], order[rest]])
 
     def _order(self, source: int, number: int) -> NDArray[np.int32]:
-        return _shuffled(self._words(_ORDER, source, number, size=self.sizes[source]))
+        block = self.blocks[source]
+        order = _shuffled(self._words(_ORDER, source, number, size=self.sizes[source] // block))
+        if block == 1:
+            return order
+        rows: NDArray[np.int32] = (order[:, None] * block + np.arange(block, dtype=np.int32)).ravel()
+        return rows
 
     def _words(self, *purpose: int, size: int) -> NDArray[np.uint64]:
         philox = np.random.Philox(np.random.SeedSequence([self.seed, *purpose]))
@@ -254,6 +264,23 @@ def _check_sources(sizes: Sequence[int], weights: Sequence[float | None], ratios
         for name, value in (("weight", 1.0 if weight is None else weight), ("ratio", ratio)):
             if not 0 < value < math.inf:
                 raise InputError(f"the {name} of source {source} is {value}: give a number above 0")
+
+
+def _check_blocks(sizes: Sequence[int], blocks: Sequence[int], batch_size: int, mode: str) -> None:
+    for source, (size, block) in enumerate(zip(sizes, blocks, strict=True)):
+        if block < 1:
+            raise InputError(f"the block of source {source} is {block}: give 1 or more")
+        if block == 1:
+            continue
+        if size % block or batch_size % block:
+            raise InputError(
+                f"source {source} has {size:,} rows in blocks of {block}, and batches hold {batch_size}: both must be "
+                "multiples of the block, or a batch would cut one in two"
+            )
+        if mode != "one-source":
+            raise InputError(
+                f'source {source} has blocks of {block} rows, which batches = "mixed" would cut: write "one-source"'
+            )
 
 
 def _check_numbers(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _JOURNAL = "shards.jsonl"
+_REMEMBERED = 200_000  # vectors
 
 
 class TeacherVectors:
@@ -71,6 +72,11 @@ class TeacherVectors:
         make_once(folder, job.run, resume=True)
         return cls(folder, store, target)
 
+    @property
+    def name(self) -> str:
+        """What stands for the vectors: the folder's name, an address of texts and teacher."""
+        return self.folder.name
+
     def queries(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 `[len(rows), dim]`: what the rows' queries regress."""
         if self._queries is None:
@@ -85,6 +91,23 @@ class TeacherVectors:
         """Return float32 `[1 + documents, dim]` of one row: its query, its positive, its negatives."""
         numbers = np.arange(self._starts[i], self._starts[i + 1])
         return np.concatenate([self.queries(np.array([i])), self.documents(numbers)])
+
+
+class NoTeacher:
+    """Stand where a source has no teacher among sources that have one: all vectors are zeros `[n, dim]`."""
+
+    name = ""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def queries(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return zeros."""
+        return np.zeros((len(rows), self.dim), np.float32)
+
+    def documents(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return zeros."""
+        return np.zeros((len(numbers), self.dim), np.float32)
 
 
 def _address(embedder: Embedder, store: TokenStore, target: TeacherTarget, as_query: bool) -> str:
@@ -114,6 +137,8 @@ class _Job:
             self.sides["queries"] = store.counts.rows
         self.as_query = as_query
         self.progress = progress
+        # Parallel texts say the same English sentence in every language, and not side by side.
+        self.known: dict[bool, dict[tuple[str, str | None], NDArray[np.float16]]] = {False: {}, True: {}}
 
     def run(self, folder: Path) -> None:
         """Fill the folder's files, leaving out the shards that it holds already."""
@@ -160,20 +185,20 @@ class _Job:
         return self._unique([(r.query, None) for r in rows], query=False)
 
     def _unique(self, texts: list[tuple[str, str | None]], *, query: bool) -> NDArray[np.float16]:
-        """Encode each pair of text and instruction once, however often a shard repeats it."""
-        places: dict[tuple[str, str | None], int] = {}
-        numbers = [places.setdefault(pair, len(places)) for pair in texts]
-        vectors = np.empty((len(places), self.embedder.info.dim), np.float16)
-        for instruction in dict.fromkeys(i for _, i in places):
-            chosen = [(text, place) for (text, i), place in places.items() if i == instruction]
-            batch = [text for text, _ in chosen]
+        """Encode each pair of text and instruction once, however often the store repeats it."""
+        known = self.known[query]
+        if len(known) > _REMEMBERED:
+            known.clear()
+        unknown = [pair for pair in dict.fromkeys(texts) if pair not in known]
+        for instruction in dict.fromkeys(i for _, i in unknown):
+            batch = [text for text, i in unknown if i == instruction]
             found = (
                 self.embedder.encode_query(batch, instruction=instruction)
                 if query
                 else self.embedder.encode_document(batch)
             )
-            vectors[[place for _, place in chosen]] = found
-        return vectors[numbers]
+            known.update(((t, instruction), v) for t, v in zip(batch, found.astype(np.float16), strict=True))
+        return np.stack([known[pair] for pair in texts])
 
 
 def _journal(path: Path) -> dict[int, int]:

@@ -5,6 +5,7 @@ Plain, GradCache and multi-process steps all call the same one, so that they can
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedkit.errors import InputError
-from embedkit_trainer.config.records import CONTRASTIVE, TEACHER_SCORES, LossConfig, TeacherConfig
+from embedkit_trainer.config.records import CONTRASTIVE, TEACHER_SCORES, TEACHER_VECTORS, LossConfig, TeacherConfig
 from embedkit_trainer.data.batches import Batch
 from embedkit_trainer.losses.candidates import Candidates, candidates_of
 from embedkit_trainer.losses.distillation import distil_cosine, distil_kl, distil_mse, margin_mse
@@ -55,11 +56,15 @@ class Objective(Protocol):
         ...
 
 
-def build_objective(loss: LossConfig, teacher: TeacherConfig | None = None) -> Objective:
+def build_objective(
+    loss: LossConfig, teacher: TeacherConfig | None = None, distilled: Sequence[bool] | None = None
+) -> Objective:
     """Return the objective of a stage; InputError where its numbers or parts do not fit together.
 
     The loss is the named one, over the full width and beside it over each of `matryoshka`'s prefixes; plus, where it
-    is no contrastive loss itself, `contrastive_weight` times InfoNCE over the same widths.
+    is no contrastive loss itself, `contrastive_weight` times InfoNCE over the same widths. `distilled` says of each
+    source whether the teacher's vectors are its targets (None: of all); a batch of sources where they are not goes by
+    InfoNCE alone, in full.
     """
     if loss.temperature <= 0 or loss.teacher_temperature <= 0:
         raise InputError(
@@ -76,11 +81,16 @@ def build_objective(loss: LossConfig, teacher: TeacherConfig | None = None) -> O
         )
     if loss.name in _OF_VECTORS and teacher is None:
         raise InputError(f"the loss {loss.name!r} needs a teacher; name its embedder under teacher")
-    return partial(_objective, loss, teacher)
+    return partial(_objective, loss, teacher, np.array(distilled if distilled is not None else [], bool))
 
 
 def _objective(
-    config: LossConfig, teacher: TeacherConfig | None, queries: Tensor, documents: Tensor, batch: Batch
+    config: LossConfig,
+    teacher: TeacherConfig | None,
+    distilled: NDArray[np.bool_],
+    queries: Tensor,
+    documents: Tensor,
+    batch: Batch,
 ) -> Outcome:
     if len(queries) != len(batch.offsets) - 1 or len(documents) != batch.offsets[-1]:
         raise InputError(
@@ -90,7 +100,8 @@ def _objective(
     positives = torch.as_tensor(batch.offsets[:-1], device=queries.device)
     parts: dict[str, tuple[float, PairLoss]] = {}
     logs: dict[str, float] = {}
-    if config.name not in CONTRASTIVE and not _contrastive_alone(config, teacher, batch):
+    undistilled = config.name in TEACHER_VECTORS and len(distilled) > 0 and not distilled[batch.sources].any()
+    if config.name not in CONTRASTIVE and not undistilled and not _contrastive_alone(config, teacher, batch):
         parts[config.name] = 1.0, _supervised(config, teacher, queries, batch)
     if config.name in CONTRASTIVE or config.contrastive_weight:
         _need_negatives(config, batch)
@@ -100,7 +111,7 @@ def _objective(
             parts[config.name] = 1.0, _contrastive(config, config.name, positives, candidates)
         else:
             parts["info_nce"] = (
-                config.contrastive_weight,
+                1.0 if undistilled else config.contrastive_weight,
                 _contrastive(config, "info_nce", positives, candidates),
             )
     losses = {

@@ -43,7 +43,11 @@ class CrossEncoderJudge:
     def __call__(self, query: str, positive: str, texts: Sequence[str]) -> list[bool]:
         """Say of each text whether it may be a negative of the query."""
         reference, *found = self.relevance(query, [positive, *texts])
-        return [score < self._threshold and score < reference for score in found]
+        # The positive itself scores a rounding apart where it stands in a batch of other lengths.
+        return [
+            text != positive and score < self._threshold and score < reference
+            for text, score in zip(texts, found, strict=True)
+        ]
 
     def relevance(self, query: str, texts: Sequence[str]) -> list[float]:
         """Return each text's relevance to the query, from 0 to 1."""

@@ -1,0 +1,70 @@
+"""The extended tokenizer: English as before, other scripts in tokens of their own, nothing slow or unknown."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tokenizers import Tokenizer
+
+from embedkit.embedders.openvino import OpenVINOEmbedder
+from embedkit_trainer.vocabulary.wordpiece import LONGEST_RUN, RUN, extend, learn_tokens, training_order
+
+TEXTS = [
+    "北京是中国的首都。",
+    "東京は日本の首都です。",
+    "กรุงเทพเป็นเมืองหลวง",
+    "Москва столица России",
+    "नमस्ते दुनिया",
+    "la città è bella",
+] * 20
+
+
+@pytest.fixture(scope="module")
+def english() -> Tokenizer:
+    """Return the tokenizer of all-MiniLM-L6-v2."""
+    return OpenVINOEmbedder.open("all-MiniLM-L6-v2").tokenizer
+
+
+@pytest.fixture(scope="module")
+def extended(english: Tokenizer) -> Tokenizer:
+    """Return it with a hundred or two tokens of six languages."""
+    return extend(english, learn_tokens(TEXTS, 400), 31_000)
+
+
+def test_english_stays(english: Tokenizer, extended: Tokenizer) -> None:
+    """English text gets the ids it had."""
+    for text in ("What is the capital of France?", "Tokenisation isn't HARD, 3.14 times!", "def f(x): return x + 1"):
+        assert extended.encode(text).ids == english.encode(text).ids
+
+
+def test_other_scripts_get_tokens(extended: Tokenizer) -> None:
+    """Texts that were learnt from have no unknown token; a run without spaces begins with RUN, its tokens have one form."""
+    for text in TEXTS[:6]:
+        tokens = extended.encode(text).tokens
+        assert "[UNK]" not in tokens, tokens
+    tokens = extended.encode("首都 Python首都").tokens
+    assert tokens[1:] == [RUN, "##首都", "python", RUN, "##首都", "[SEP]"]
+    assert "città" in extended.encode("città").tokens, "accents stay"
+
+
+def test_a_long_run_is_cut_in_time(extended: Tokenizer) -> None:
+    """A run of 100,000 characters without a space takes no quadratic time, and stays text."""
+    started = time.perf_counter()
+    encoding = extended.encode("北" * 100_000)
+    assert time.perf_counter() - started < 20
+    assert encoding.tokens.count("[UNK]") == 0
+    assert len(encoding.tokens) >= 100_000 / LONGEST_RUN
+
+
+def test_the_size_holds(english: Tokenizer) -> None:
+    """No more tokens are added than asked for, and the old ones keep their ids."""
+    tokenizer = extend(english, learn_tokens(TEXTS, 400), 30_530)
+    assert tokenizer.get_vocab_size() == 30_530
+    assert english.get_vocab().items() <= tokenizer.get_vocab().items()
+
+
+def test_training_order_repeats_small_languages() -> None:
+    """Each language gives its budget of characters, over and over where it has less."""
+    given = list(training_order({"a": ["xx", "yyy"], "b": ["z"] * 9}, {"a": 12, "b": 3}))
+    assert given == ["xx", "yyy", "xx", "yyy", "xx", "z", "z", "z"]

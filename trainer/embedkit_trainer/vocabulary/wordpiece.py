@@ -1,0 +1,91 @@
+"""Extend the WordPiece vocabulary of an English BERT by tokens of other languages.
+
+The old tokens keep their ids, and English text keeps its tokens; the new ones follow. The tokenizer that comes out
+differs from the English one in what it does before it looks words up: marks and accents stay (they carry vowels in
+Hindi and Thai and tones in Vietnamese), and Chinese characters are not set apart, so that a word of several characters
+can be a token. A run of a script without spaces is set apart from what is around it and begins with a token of its
+own, RUN: so every token inside has one form (`##…`) wherever it stands. Such a run is cut at the longest token that
+fits, from the left.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+# A run without spaces is cut here: WordPiece tries every end of a run from every start.
+LONGEST_RUN = 48
+RUN = "\u2581"
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\u3005"
+_STARTS_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+
+
+def training_order(texts: Mapping[str, Sequence[str]], characters: Mapping[str, int]) -> Iterator[str]:
+    """Give the texts of each language until it has given so many characters, again from the start where it ends."""
+    for language, budget in characters.items():
+        own = texts[language]
+        given = 0
+        while own and given < budget:
+            for text in own:
+                given += len(text)
+                yield text
+                if given >= budget:
+                    break
+
+
+def learn_tokens(texts: Iterable[str], size: int) -> list[str]:
+    """Learn up to `size` WordPiece tokens from texts, the most useful first."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106  (a token of text)
+    # Without RUN, which would grow together with what follows it.
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer(" "), pre_tokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=["[UNK]"], show_progress=False, limit_alphabet=8000
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    vocabulary = tokenizer.get_vocab()
+    ranked = sorted((t for t in vocabulary if t != "[UNK]"), key=vocabulary.__getitem__)
+    return [RUN, *dict.fromkeys(f"##{t}" if _STARTS_UNSPACED.match(t) else t for t in ranked)]
+
+
+def extend(base: Tokenizer, tokens: Iterable[str], size: int) -> Tokenizer:
+    """Return a tokenizer with the tokens of `base` under their ids, then new ones up to `size` tokens in all."""
+    described = json.loads(base.to_str())
+    vocabulary: dict[str, int] = dict(described["model"]["vocab"])
+    for token in tokens:
+        if len(vocabulary) >= size:
+            break
+        vocabulary.setdefault(token, len(vocabulary))
+    extended = Tokenizer(
+        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_RUN)  # noqa: S106
+    )
+    extended.normalizer, extended.pre_tokenizer = normalizer(), pre_tokenizer()
+    extended.post_processor, extended.decoder = base.post_processor, base.decoder
+    for token in described["added_tokens"]:
+        if token["special"]:
+            extended.add_special_tokens([token["content"]])
+    return extended
+
+
+def normalizer(run: str = f" {RUN}") -> normalizers.Normalizer:
+    """Return what happens to a text first: NFKC, control characters out, lower case; accents stay; runs set apart."""
+    return normalizers.Sequence(
+        [
+            normalizers.NFKC(),
+            normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=False, strip_accents=False, lowercase=True),
+            normalizers.Replace(Regex(rf"(?<![{_UNSPACED}])(?=[{_UNSPACED}])"), run),
+            normalizers.Replace(Regex(rf"(?<=[{_UNSPACED}])(?![{_UNSPACED}\s])"), " "),
+        ]
+    )
+
+
+def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """Return the cut into words: at spaces and around punctuation, and in runs of more than LONGEST_RUN characters."""
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.BertPreTokenizer(),
+            pre_tokenizers.Split(Regex(rf"[\s\S]{{1,{LONGEST_RUN}}}"), behavior="isolated"),
+        ]
+    )
