@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from embedkit.contract import EmbedderInfo, Template
 from embedkit.embedder import Embedder
 from embedkit.embedders.batching import plan_batches, round_up
+from embedkit.embedders.compact_tokenizer import FILE as COMPACT
+from embedkit.embedders.compact_tokenizer import CompactTokenizer
 from embedkit.errors import EmbedderError, InputError, UnknownNameError
 from embedkit.hashing import cache_dir, joint_hash
 from embedkit.threads import thread_count
@@ -29,7 +31,8 @@ DESCRIPTION = "embedkit_model.json"
 _MODELS = Path(__file__).resolve().parent.parent / "models"
 # Attention is fastest at lengths that are multiples of this: the padding costs less than it saves.
 _ROUND = 16
-_FILES = (DESCRIPTION, "model.xml", "model.bin", "tokenizer.json")
+_FILES = (DESCRIPTION, "model.xml", "model.bin")
+_TOKENIZERS = (COMPACT, "tokenizer.json")  # either will do; the first is used
 
 
 def bundled_models() -> list[str]:
@@ -38,9 +41,9 @@ def bundled_models() -> list[str]:
 
 
 class OpenVINOEmbedder(Embedder):
-    """Encode with a folder of the bundled format: `embedkit_model.json`, OpenVINO IR and `tokenizer.json`.
+    """Encode with a folder of the bundled format: `embedkit_model.json`, OpenVINO IR and the tokenizer.
 
-    `token_budget` bounds the padded tokens of a batch (small ones stay in the cache and win). Arithmetic
+    The tokenizer is `tokenizer.bin`, in older folders `tokenizer.json`. `token_budget` bounds the padded tokens of a batch (small ones stay in the cache and win). Arithmetic
     is bf16 where the CPU has it, else float32 with int8 activations computed on the fly; `precision`
     ("bf16", "int8" or "f32") overrides that. The precision is not part of the fingerprint.
     """
@@ -68,6 +71,8 @@ class OpenVINOEmbedder(Embedder):
         self._token_budget = token_budget
         self._process = os.getpid()
         missing = [f for f in _FILES if not (self._folder / f).is_file()]
+        words = [f for f in _TOKENIZERS if (self._folder / f).is_file()]
+        missing += [] if words else [_TOKENIZERS[0]]
         if missing:
             raise EmbedderError(
                 f"model folder {self._folder} lacks {', '.join(missing)}: reinstall or re-export it"
@@ -82,7 +87,7 @@ class OpenVINOEmbedder(Embedder):
                 pooling=card["pooling"],
                 dtype=card["dtype"],
                 weights=joint_hash(self._folder / f for f in ("model.xml", "model.bin")),
-                tokenizer=joint_hash([self._folder / "tokenizer.json"]),
+                tokenizer=joint_hash([self._folder / words[0]]),
                 template=Template(**card["template"]),
                 instruction_trained=card["instruction_trained"],
                 default_task=card["default_task"],
@@ -97,14 +102,30 @@ class OpenVINOEmbedder(Embedder):
         """The model's tokenizer, without padding or truncation."""
         from tokenizers import Tokenizer
 
+        if self._compact is not None:
+            return self._compact.whole
         return Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+
+    @cached_property
+    def _compact(self) -> CompactTokenizer | None:
+        path = self._folder / COMPACT
+        return CompactTokenizer(path) if path.is_file() else None
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._compact is not None:
+            return self._compact.ids(texts)
+        return [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Count each text's tokens, special tokens included and untruncated."""
+        return [len(ids) for ids in self._token_ids(texts)]
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import numpy as np
 
         self._notice_fork()
         limit = self.info.max_length
-        ids = [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
+        ids = self._token_ids(texts)
         ids = [i if len(i) <= limit else [*i[: limit - 1], i[-1]] for i in ids]
         batches = plan_batches([len(i) for i in ids], self._token_budget, _ROUND)
         out = np.empty((len(ids), self.info.dim), dtype=np.float32)
@@ -190,11 +211,11 @@ class OpenVINOEmbedder(Embedder):
 
 
 def _unpack(model: Any) -> None:
-    """Replace each int8 matrix times its scales by the float32 product.
+    """Replace each int8 matrix times its scales by the float32 product; the token table stays as it is.
 
     OpenVINO unpacks int8 weights again for every batch, which costs bf16 arithmetic a third of its speed.
     """
-    from openvino import opset13
+    from openvino import Type, opset13
 
     for product in model.get_ordered_ops():
         if product.get_type_name() != "Multiply":
@@ -203,7 +224,7 @@ def _unpack(model: Any) -> None:
         if convert.get_type_name() != "Convert" or scale.get_type_name() != "Constant":
             continue
         packed = convert.input_value(0).get_node()
-        if packed.get_type_name() == "Constant":
+        if packed.get_type_name() == "Constant" and packed.get_element_type() == Type.i8:
             matrix = opset13.constant(packed.data.astype("float32") * scale.data)
             product.output(0).replace(matrix.output(0))
 

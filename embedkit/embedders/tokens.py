@@ -63,14 +63,14 @@ def build_tokens(
     own.no_padding()
     if lower_case:
         _lower(own)
-    prefix, suffix = _specials(own)
+    prefix, suffix = special_ids(own)
     if bos is not None:
         prefix = (_bos(loaded),) if bos else ()
     if eos is not None:
         suffix = (_eos(loaded, eos),)
     elif last and not suffix:
         suffix = (_eos(loaded, "eos"),)
-    if (prefix, suffix) != _specials(own):
+    if (prefix, suffix) != special_ids(own):
         _set_specials(own, prefix, suffix)
     if max_length <= len(prefix) + len(suffix):
         raise InputError(
@@ -79,7 +79,7 @@ def build_tokens(
     return TokenBuilder(own, prefix, suffix, max_length)
 
 
-def _specials(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the ids that the post-processor puts before and after a text."""
     mask = tokenizer.encode("a").special_tokens_mask
     ids = tokenizer.encode("a").ids
