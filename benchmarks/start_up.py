@@ -1,6 +1,6 @@
 """Time the start of a process: `embedkit search --json` on 10,000 chunks, and `embedkit --help`.
 
-    python benchmarks/start_up.py [--runs 15] [--chunks 10000]
+    python benchmarks/start_up.py [--runs 15] [--chunks 10000] [--embedder bundled]
 
 Each is paired, A B A B ..., with a bare interpreter that only imports what a search cannot do without
 (numpy, faiss, tokenizers, openvino), or click. The figure is the ratio of the medians of wall time; user and
@@ -38,8 +38,8 @@ WORDS = [
 ]
 
 
-def make_index(folder: Path, chunks: int) -> None:
-    """Index that many short documents with the bundled embedder."""
+def make_index(folder: Path, chunks: int, embedder: str) -> None:
+    """Index that many short documents."""
     import random
 
     from embedkit_indexes import Document, Index
@@ -49,7 +49,7 @@ def make_index(folder: Path, chunks: int) -> None:
         Document(f"d{i}", " ".join(rng.choices(WORDS, k=rng.randint(4, 30))) + f" {i}", lang="en")
         for i in range(chunks)
     )
-    Index.build(folder, documents)
+    Index.build(folder, documents, embedder)
 
 
 def run(command: list[str]) -> tuple[float, float]:
@@ -90,11 +90,12 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--chunks", type=int, default=10_000)
+    parser.add_argument("--embedder", default="bundled", help="a folder of the bundled format, say")
     args = parser.parse_args()
     embedkit = str(Path(sys.executable).parent / "embedkit")
     with tempfile.TemporaryDirectory() as temporary:
         index = Path(temporary) / "index"
-        make_index(index, args.chunks)
+        make_index(index, args.chunks, args.embedder)
         compare(
             f"embedkit search --json, {args.chunks:,} chunks",
             [embedkit, "search", str(index), "the moon and the tide", "--json"],
