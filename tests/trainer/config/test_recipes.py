@@ -20,7 +20,7 @@ from embedkit_trainer.config.records import RunConfig
 from embedkit_trainer.data.formats.registry import get_format
 
 NAMES = [
-    "distil-small", "e5-mistral-full", "e5-mistral-synthetic", "e5-mistral-synthetic-msmarco", "e5-two-stage",
+    "bundled-embedder", "distil-small", "e5-mistral-full", "e5-mistral-synthetic", "e5-mistral-synthetic-msmarco", "e5-two-stage",
     "gte-base", "sbert-nli", "simcse-unsup",
 ]  # fmt: skip
 EACH = [(name, a) for name in NAMES for a in (None, *read_config_file(name).ablations)]

@@ -33,7 +33,9 @@ def test_a_block_is_never_cut() -> None:
         ([24], [3], 12, "mixed", 'write "one-source"'),
     ],
 )
-def test_blocks_that_do_not_fit(sizes: list[int], blocks: list[int], batch: int, mode: str, said: str) -> None:
+def test_blocks_that_do_not_fit(
+    sizes: list[int], blocks: list[int], batch: int, mode: str, said: str
+) -> None:
     """What would cut a block is refused, with the numbers."""
     with pytest.raises(InputError, match=said):
         BatchPlan(sizes, batch_size=batch, seed=0, blocks=blocks, mode=mode)  # type: ignore[arg-type]

@@ -34,7 +34,11 @@ def extended(english: Tokenizer) -> Tokenizer:
 
 def test_english_stays(english: Tokenizer, extended: Tokenizer) -> None:
     """English text gets the ids it had."""
-    for text in ("What is the capital of France?", "Tokenisation isn't HARD, 3.14 times!", "def f(x): return x + 1"):
+    for text in (
+        "What is the capital of France?",
+        "Tokenisation isn't HARD, 3.14 times!",
+        "def f(x): return x + 1",
+    ):
         assert extended.encode(text).ids == english.encode(text).ids
 
 

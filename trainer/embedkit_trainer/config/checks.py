@@ -105,6 +105,7 @@ def _stage(stage: StageConfig, config: RunConfig, need_data: bool) -> Iterator[s
         yield f"{path}.packing needs CUDA, but device is {config.device!r}: take it out"
     yield from _loss(stage.loss, f"{path}.loss")
     yield from _fit(stage, path)
+    yield from _kept(stage, path)
     yield from _optimizer(stage.optimizer, f"{path}.optimizer")
     if not stage.sources:
         yield f"{path}.sources: there is none: add [[stages.sources]] with a path"
@@ -123,17 +124,6 @@ def _fit(stage: StageConfig, path: str) -> Iterator[str]:
     negatives = max((stage.negatives_of(s) for s in stage.sources), default=stage.negatives)
     if loss.name in TEACHER_VECTORS and stage.teacher is None:
         yield f'{path}.loss.name = {loss.name!r} needs a teacher: add [stages.teacher] with embedder = "…"'
-    left = [s.name for s in stage.sources if not s.distil]
-    if left and loss.name not in TEACHER_VECTORS:
-        yield f"{path}.sources.{left[0]}.distil = false has nothing to leave out: the loss {loss.name!r} follows no teacher"
-    elif left and not loss.contrastive_weight:
-        yield f"{path}.sources.{left[0]}.distil = false leaves no loss: set {path}.loss.contrastive_weight"
-    elif left and stage.batches == "mixed":
-        yield f'{path}.sources.{left[0]}.distil = false needs batches of one source: set {path}.batches = "one-source"'
-    if stage.train_tokens_from and stage.optimizer.weight_decay:
-        yield f"{path}.train_tokens_from keeps token vectors that weight decay would shrink: set optimizer.weight_decay = 0"
-    if stage.frozen_documents and stage.teacher is None:
-        yield f'{path}.frozen_documents keeps the vectors of a teacher: add [stages.teacher] with embedder = "…"'
     unused = not stage.frozen_documents and loss.name not in (*TEACHER_VECTORS, *TEACHER_SCORES)
     if unused and stage.teacher is not None:
         yield f"{path}.teacher is not used by the loss {loss.name!r}: take it out, or choose distil_cosine"
@@ -152,6 +142,22 @@ def _fit(stage: StageConfig, path: str) -> Iterator[str]:
                     f"{path}.loss.name = {loss.name!r} needs scored pairs, but the format {source.format!r} of "
                     f"source {source.name!r} has none: use sts or rows"
                 )
+
+
+def _kept(stage: StageConfig, path: str) -> Iterator[str]:
+    """Check what a stage leaves out or as it is: sources without a teacher, frozen documents and tokens."""
+    loss = stage.loss
+    left = [s.name for s in stage.sources if not s.distil]
+    if left and loss.name not in TEACHER_VECTORS:
+        yield f"{path}.sources.{left[0]}.distil = false has nothing to leave out: the loss {loss.name!r} follows no teacher"
+    elif left and not loss.contrastive_weight:
+        yield f"{path}.sources.{left[0]}.distil = false leaves no loss: set {path}.loss.contrastive_weight"
+    elif left and stage.batches == "mixed":
+        yield f'{path}.sources.{left[0]}.distil = false needs batches of one source: set {path}.batches = "one-source"'
+    if stage.train_tokens_from and stage.optimizer.weight_decay:
+        yield f"{path}.train_tokens_from keeps token vectors that weight decay would shrink: set optimizer.weight_decay = 0"
+    if stage.frozen_documents and stage.teacher is None:
+        yield f'{path}.frozen_documents keeps the vectors of a teacher: add [stages.teacher] with embedder = "…"'
 
 
 def _loss(loss: LossConfig, path: str) -> Iterator[str]:

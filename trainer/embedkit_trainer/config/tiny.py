@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
@@ -113,6 +114,7 @@ def _stage(stage: StageConfig) -> StageConfig:
         graph_tokens=None if stage.graph_tokens is None else min(stage.graph_tokens, _CHUNK),
         accumulation=min(stage.accumulation, _ACCUMULATION),
         packing=False,
+        train_tokens_from=0,  # the tiny model has a vocabulary of its own
     )
 
 
@@ -121,7 +123,14 @@ def _source(source: SourceConfig, scored: bool) -> SourceConfig:
     if not path_exists(path):
         path = str(sample_path("scored" if scored and source.format == "rows" else source.format))
     negatives = None if source.negatives is None else min(source.negatives, _NEGATIVES)
-    return replace(source, path=path, ratio=1.0, limit=min(source.limit or ROWS, ROWS), negatives=negatives)
+    return replace(
+        source,
+        path=path,
+        ratio=1.0,
+        limit=min(source.limit or ROWS, ROWS),
+        negatives=negatives,
+        block=math.gcd(source.block, BATCH),  # what divides the batch divides the rows
+    )
 
 
 def _loss(loss: LossConfig) -> LossConfig:

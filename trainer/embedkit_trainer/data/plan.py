@@ -216,7 +216,9 @@ class BatchPlan:
         order = _shuffled(self._words(_ORDER, source, number, size=self.sizes[source] // block))
         if block == 1:
             return order
-        rows: NDArray[np.int32] = (order[:, None] * block + np.arange(block, dtype=np.int32)).ravel()
+        rows: NDArray[np.int32] = np.add.outer(
+            order * np.int32(block), np.arange(block, dtype=np.int32)
+        ).ravel()
         return rows
 
     def _words(self, *purpose: int, size: int) -> NDArray[np.uint64]:

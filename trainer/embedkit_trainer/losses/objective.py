@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedkit.errors import InputError
-from embedkit_trainer.config.records import CONTRASTIVE, TEACHER_SCORES, TEACHER_VECTORS, LossConfig, TeacherConfig
+from embedkit_trainer.config.records import (
+    CONTRASTIVE,
+    TEACHER_SCORES,
+    TEACHER_VECTORS,
+    LossConfig,
+    TeacherConfig,
+)
 from embedkit_trainer.data.batches import Batch
 from embedkit_trainer.losses.candidates import Candidates, candidates_of
 from embedkit_trainer.losses.distillation import distil_cosine, distil_kl, distil_mse, margin_mse
@@ -81,49 +86,59 @@ def build_objective(
         )
     if loss.name in _OF_VECTORS and teacher is None:
         raise InputError(f"the loss {loss.name!r} needs a teacher; name its embedder under teacher")
-    return partial(_objective, loss, teacher, np.array(distilled if distilled is not None else [], bool))
+    return _Objective(loss, teacher, np.array(distilled if distilled is not None else [], bool))
 
 
-def _objective(
-    config: LossConfig,
-    teacher: TeacherConfig | None,
-    distilled: NDArray[np.bool_],
-    queries: Tensor,
-    documents: Tensor,
-    batch: Batch,
-) -> Outcome:
-    if len(queries) != len(batch.offsets) - 1 or len(documents) != batch.offsets[-1]:
-        raise InputError(
-            f"{len(queries)} query and {len(documents)} document vectors for a batch of "
-            f"{len(batch.offsets) - 1} and {batch.offsets[-1]}; pass the vectors of the whole global batch"
-        )
-    positives = torch.as_tensor(batch.offsets[:-1], device=queries.device)
-    parts: dict[str, tuple[float, PairLoss]] = {}
-    logs: dict[str, float] = {}
-    undistilled = config.name in TEACHER_VECTORS and len(distilled) > 0 and not distilled[batch.sources].any()
-    if config.name not in CONTRASTIVE and not undistilled and not _contrastive_alone(config, teacher, batch):
-        parts[config.name] = 1.0, _supervised(config, teacher, queries, batch)
-    if config.name in CONTRASTIVE or config.contrastive_weight:
-        _need_negatives(config, batch)
-        candidates = candidates_of(config, queries, documents, batch)
-        logs |= candidates.logs
-        if config.name in CONTRASTIVE:
-            parts[config.name] = 1.0, _contrastive(config, config.name, positives, candidates)
-        else:
-            parts["info_nce"] = (
-                1.0 if undistilled else config.contrastive_weight,
-                _contrastive(config, "info_nce", positives, candidates),
+@dataclass(frozen=True)
+class _Objective:
+    config: LossConfig
+    teacher: TeacherConfig | None
+    distilled: NDArray[np.bool_]
+
+    def __call__(self, queries: Tensor, documents: Tensor, batch: Batch) -> Outcome:
+        config, teacher = self.config, self.teacher
+        if len(queries) != len(batch.offsets) - 1 or len(documents) != batch.offsets[-1]:
+            raise InputError(
+                f"{len(queries)} query and {len(documents)} document vectors for a batch of "
+                f"{len(batch.offsets) - 1} and {batch.offsets[-1]}; pass the vectors of the whole global batch"
             )
-    losses = {
-        n: weight * _over_widths(config, p, queries.shape[1])(queries, documents)
-        for n, (weight, p) in parts.items()
-    }
-    loss = torch.stack(list(losses.values())).sum()
-    with torch.no_grad():
-        pairs = (directions(queries.float()) * directions(documents[positives].float())).sum(1)
-    logs |= {f"loss_{name}": float(part.detach()) for name, part in losses.items()}
-    logs |= {"loss": float(loss.detach()), "positive_similarity": float(pairs.mean())}
-    return Outcome(loss, {"negatives_per_query": 0.0} | logs)
+        positives = torch.as_tensor(batch.offsets[:-1], device=queries.device)
+        parts: dict[str, tuple[float, PairLoss]] = {}
+        logs: dict[str, float] = {}
+        undistilled = self._undistilled(batch)
+        if (
+            config.name not in CONTRASTIVE
+            and not undistilled
+            and not _contrastive_alone(config, teacher, batch)
+        ):
+            parts[config.name] = 1.0, _supervised(config, teacher, queries, batch)
+        if config.name in CONTRASTIVE or config.contrastive_weight:
+            _need_negatives(config, batch)
+            candidates = candidates_of(config, queries, documents, batch)
+            logs |= candidates.logs
+            if config.name in CONTRASTIVE:
+                parts[config.name] = 1.0, _contrastive(config, config.name, positives, candidates)
+            else:
+                parts["info_nce"] = (
+                    1.0 if undistilled else config.contrastive_weight,
+                    _contrastive(config, "info_nce", positives, candidates),
+                )
+        losses = {
+            n: weight * _over_widths(config, p, queries.shape[1])(queries, documents)
+            for n, (weight, p) in parts.items()
+        }
+        loss = torch.stack(list(losses.values())).sum()
+        with torch.no_grad():
+            pairs = (directions(queries.float()) * directions(documents[positives].float())).sum(1)
+        logs |= {f"loss_{name}": float(part.detach()) for name, part in losses.items()}
+        logs |= {"loss": float(loss.detach()), "positive_similarity": float(pairs.mean())}
+        return Outcome(loss, {"negatives_per_query": 0.0} | logs)
+
+    def _undistilled(self, batch: Batch) -> bool:
+        """Tell whether the batch is of sources whose texts have no teacher's vectors to follow."""
+        if self.config.name not in TEACHER_VECTORS or len(self.distilled) == 0:
+            return False
+        return not self.distilled[batch.sources].any()
 
 
 def _contrastive_alone(config: LossConfig, teacher: TeacherConfig | None, batch: Batch) -> bool:

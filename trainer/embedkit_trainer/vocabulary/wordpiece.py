@@ -20,7 +20,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 LONGEST_RUN = 48
 RUN = "\u2581"
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\u3005"
-_STARTS_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+_STARTS_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
+)
 
 
 def training_order(texts: Mapping[str, Sequence[str]], characters: Mapping[str, int]) -> Iterator[str]:
@@ -38,7 +40,7 @@ def training_order(texts: Mapping[str, Sequence[str]], characters: Mapping[str, 
 
 def learn_tokens(texts: Iterable[str], size: int) -> list[str]:
     """Learn up to `size` WordPiece tokens from texts, the most useful first."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106  (a token of text)
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     # Without RUN, which would grow together with what follows it.
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer(" "), pre_tokenizer()
     trainer = trainers.WordPieceTrainer(
@@ -59,7 +61,7 @@ def extend(base: Tokenizer, tokens: Iterable[str], size: int) -> Tokenizer:
             break
         vocabulary.setdefault(token, len(vocabulary))
     extended = Tokenizer(
-        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_RUN)  # noqa: S106
+        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_RUN)
     )
     extended.normalizer, extended.pre_tokenizer = normalizer(), pre_tokenizer()
     extended.post_processor, extended.decoder = base.post_processor, base.decoder
@@ -74,7 +76,9 @@ def normalizer(run: str = f" {RUN}") -> normalizers.Normalizer:
     return normalizers.Sequence(
         [
             normalizers.NFKC(),
-            normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=False, strip_accents=False, lowercase=True),
+            normalizers.BertNormalizer(
+                clean_text=True, handle_chinese_chars=False, strip_accents=False, lowercase=True
+            ),
             normalizers.Replace(Regex(rf"(?<![{_UNSPACED}])(?=[{_UNSPACED}])"), run),
             normalizers.Replace(Regex(rf"(?<=[{_UNSPACED}])(?![{_UNSPACED}\s])"), " "),
         ]
