@@ -68,6 +68,8 @@ class EmbedderInfo:
     weights, not of the arithmetic, so that an index moves between machines. `instruction_trained` says
     whether the model learnt to obey instructions. `default_task` names the task whose instruction a query
     gets where the caller gives none (instruction-trained models do badly without; None: the bare query).
+    `matryoshka_dims` are the lengths below the model's own that it was trained to be cut to. `full_dim` is set where
+    vectors are cut: `_embed` gives so many numbers, and the base class keeps the first `dim`.
     """
 
     name: str
@@ -80,15 +82,17 @@ class EmbedderInfo:
     template: Template = field(default_factory=Template)
     instruction_trained: bool = False
     default_task: str | None = None
+    matryoshka_dims: tuple[int, ...] = ()
+    full_dim: int | None = None
 
     def fingerprint(self) -> str:
         """Return `ek1:` and 16 hex digits over everything that decides a document's vector.
 
         The name and the query side are left out: a renamed folder, or a better query encoder over the
-        same document space, keeps every index valid.
+        same document space, keeps every index valid. A cut vector differs from the full one by its `dim`.
         """
         record = asdict(self)
-        for key in ("name", "instruction_trained", "default_task"):
+        for key in ("name", "instruction_trained", "default_task", "matryoshka_dims", "full_dim"):
             del record[key]
         record["template"] = self.template.document
         record["normalize"] = True

@@ -44,7 +44,7 @@ class Embedder(ABC):
 
     @abstractmethod
     def _embed(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
-        """Return one row per text, shape `[len(texts), dim]`, any float dtype, any length.
+        """Return one row per text, shape `[len(texts), dim]` (`full_dim` where set), any float dtype, any length.
 
         The texts are rendered already (template, instruction); truncate them at `info.max_length` tokens.
         """
@@ -142,7 +142,7 @@ class Embedder(ABC):
                 f"embedder {self.info.name!r} returned {type(returned).__name__}, which is no array of floats "
                 f"({e}): mend its _embed"
             ) from e
-        expected = (len(texts), self.info.dim)
+        expected = (len(texts), self.info.full_dim or self.info.dim)
         if vectors.shape != expected:
             raise EmbedderError(
                 f"embedder {self.info.name!r} returned vectors of shape {vectors.shape}, expected {expected}: "
@@ -155,7 +155,7 @@ class Embedder(ABC):
                 f"embedder {self.info.name!r} returned NaN or infinity for {int((~finite).sum())} of "
                 f"{len(texts)} texts, the first being {_short(text)!r}: nothing was stored; mend the embedder"
             )
-        return vectors
+        return vectors[:, : self.info.dim]
 
     def _warn_untrained(self) -> None:
         if self.info.instruction_trained or self.__dict__.get("_warned"):

@@ -38,8 +38,18 @@ def get_embedder(name_or_path: str = DEFAULT, /, **options: Any) -> Embedder:
     `openai:text-embedding-3-small`, `static:glove.6B.300d.txt`), a path (a Hugging Face or
     sentence-transformers folder, a model2vec folder, a word-vector file) or a Hugging Face id (`org/name`).
     `options` go to the embedder. Raises UnknownNameError, InputError or MissingExtraError; EmbedderError,
-    naming the plug-in, where its import or its opening fails.
+    naming the plug-in, where its import or its opening fails. Warns where `dim` cuts vectors to a length that the
+    model does not say it was trained for.
     """
+    embedder = _open(name_or_path, options)
+    if options.get("dim") is not None:
+        from embedkit.embedders.matryoshka import warn_of_untrained
+
+        warn_of_untrained(embedder.info)
+    return embedder
+
+
+def _open(name_or_path: str, options: dict[str, Any]) -> Embedder:
     kind, model = _split(name_or_path)
     kinds = list_embedders()
     if kind not in kinds:
@@ -79,7 +89,7 @@ def reopen_embedder(spec: str, options: Mapping[str, Any]) -> Embedder:
             f"the index was built with the server {address}, to which your API key would be sent: if you trust it, "
             f"set OPENAI_BASE_URL={address}, or open the embedder yourself and pass it to Index.open"
         )
-    return get_embedder(spec, **options)
+    return _open(spec, dict(options))  # who built the index was warned of its dim
 
 
 def _is_own(address: str) -> bool:

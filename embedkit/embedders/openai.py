@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedkit.contract import EmbedderInfo, Template
 from embedkit.embedder import Embedder
+from embedkit.embedders.matryoshka import check_dim
 from embedkit.embedders.openai_requests import PUBLIC_URL, Remote, Requests, Role
 from embedkit.embedders.presets import get_preset, match_preset
 from embedkit.errors import InputError, UnknownNameError
@@ -44,6 +45,8 @@ class OpenAIEmbedder(Embedder):
         instruction_trained: bool = False,
         default_task: str | None = None,
     ) -> None:
+        if dim is not None:
+            check_dim(dim)
         if dim is not None and remote.dimensions not in (None, dim):
             raise InputError(f"dim is {dim} and dimensions {remote.dimensions}: give one of them")
         self.remote = remote

@@ -238,7 +238,8 @@ class Requests:
         if len(sizes) > 1 or (dim is not None and sizes != {dim}):
             raise EmbedderError(
                 f"{place} returned vectors of {', '.join(map(str, sorted(sizes)))} dimensions, expected "
-                f"{dim or 'one size'}: another model may answer to {self._remote.model!r}, or dim is wrong"
+                f"{dim or 'one size'}: another model may answer to {self._remote.model!r}, or dim is wrong "
+                "(`dimensions` asks for shorter vectors)"
             )
         out = np.empty((count, sizes.pop()), np.float32)
         out[order] = rows

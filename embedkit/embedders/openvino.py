@@ -17,6 +17,7 @@ from embedkit.embedder import Embedder
 from embedkit.embedders.batching import plan_batches, round_up
 from embedkit.embedders.compact_tokenizer import FILE as COMPACT
 from embedkit.embedders.compact_tokenizer import CompactTokenizer
+from embedkit.embedders.matryoshka import cut
 from embedkit.errors import EmbedderError, InputError, UnknownNameError
 from embedkit.hashing import cache_dir, joint_hash
 from embedkit.threads import thread_count
@@ -45,23 +46,36 @@ class OpenVINOEmbedder(Embedder):
 
     The tokenizer is `tokenizer.bin`, in older folders `tokenizer.json`. `token_budget` bounds the padded tokens of a batch (small ones stay in the cache and win). Arithmetic
     is bf16 where the CPU has it, else float32 with int8 activations computed on the fly; `precision`
-    ("bf16", "int8" or "f32") overrides that. The precision is not part of the fingerprint.
+    ("bf16", "int8" or "f32") overrides that. The precision is not part of the fingerprint. `dim` cuts vectors to their
+    first numbers.
     """
 
     window: ClassVar[int] = 2048
 
     @classmethod
     def open(
-        cls, name_or_path: str = "", *, precision: str | None = None, token_budget: int = 1024
+        cls,
+        name_or_path: str = "",
+        *,
+        precision: str | None = None,
+        token_budget: int = 1024,
+        dim: int | None = None,
     ) -> OpenVINOEmbedder:
         """Open a bundled model by name (the default one for an empty name) or a folder by path."""
         name = name_or_path or DEFAULT_MODEL
         folder = _MODELS / name if name in bundled_models() else Path(name)
         if not folder.is_dir():
             raise UnknownNameError("bundled model", name, bundled_models())
-        return cls(folder, precision=precision, token_budget=token_budget)
+        return cls(folder, precision=precision, token_budget=token_budget, dim=dim)
 
-    def __init__(self, folder: str | Path, *, precision: str | None = None, token_budget: int = 1024) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        precision: str | None = None,
+        token_budget: int = 1024,
+        dim: int | None = None,
+    ) -> None:
         if precision not in (None, "bf16", "int8", "f32"):
             raise InputError(f"precision {precision!r} is unknown: use bf16, int8 or f32")
         if not isinstance(token_budget, int) or token_budget < 1:
@@ -80,7 +94,7 @@ class OpenVINOEmbedder(Embedder):
         try:
             card = json.loads((self._folder / DESCRIPTION).read_text(encoding="utf-8"))
             self._pad_id = int(card["pad_id"])
-            self.info = EmbedderInfo(
+            info = EmbedderInfo(
                 name=card["name"],
                 dim=card["dim"],
                 max_length=card["max_length"],
@@ -91,11 +105,13 @@ class OpenVINOEmbedder(Embedder):
                 template=Template(**card["template"]),
                 instruction_trained=card["instruction_trained"],
                 default_task=card["default_task"],
+                matryoshka_dims=tuple(int(d) for d in card.get("matryoshka_dims", ())),
             )
         except (ValueError, KeyError, TypeError) as e:
             raise EmbedderError(
                 f"{self._folder / DESCRIPTION} cannot be read ({e!r}): reinstall or re-export it"
             ) from e
+        self.info = cut(info, dim)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -128,7 +144,7 @@ class OpenVINOEmbedder(Embedder):
         ids = self._token_ids(texts)
         ids = [i if len(i) <= limit else [*i[: limit - 1], i[-1]] for i in ids]
         batches = plan_batches([len(i) for i in ids], self._token_budget, _ROUND)
-        out = np.empty((len(ids), self.info.dim), dtype=np.float32)
+        out = np.empty((len(ids), self.info.full_dim or self.info.dim), dtype=np.float32)
         if len(batches) == 1:
             request = self._query_graph.create_infer_request()
             out[batches[0]] = request.infer(self._padded(ids, batches[0]), share_inputs=True)[0]

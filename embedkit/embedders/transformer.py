@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from embedkit.contract import EmbedderInfo, Pooling, Template
 from embedkit.embedder import Embedder
 from embedkit.embedders.folder import ModelFolder, adapter_files
+from embedkit.embedders.matryoshka import check_dim, cut, listed_dims
 from embedkit.embedders.saved import check_golden_vectors
 from embedkit.embedders.serving import open_folder
 from embedkit.errors import EmbedderError, InputError, MissingExtraError
@@ -69,6 +71,7 @@ class TransformerEmbedder(Embedder):
         trust_remote_code: bool = False,
         rope_theta: float | None = None,
         sliding_window: int | None = None,
+        dim: int | None = None,
     ) -> TransformerEmbedder:
         """Load a model folder, a PEFT adapter folder or a hub id.
 
@@ -77,7 +80,7 @@ class TransformerEmbedder(Embedder):
         `dtype` "auto" (the default) is bfloat16 where the device multiplies it fast. `device` "cuda:all" or a list
         starts one process per device. `token_budget` bounds rows x length of a batch. `rope_theta` and
         `sliding_window` override the base of the rotary positions and the attention window (tokens), to try longer
-        texts than the model was trained on. Raises InputError, EmbedderError or MissingExtraError; warns where the
+        texts than the model was trained on. `dim` cuts vectors to their first numbers. Raises InputError, EmbedderError or MissingExtraError; warns where the
         folder brings code of its own, which runs with `trust_remote_code` alone.
         """
         _check_options(
@@ -88,6 +91,8 @@ class TransformerEmbedder(Embedder):
             rope_theta=rope_theta,
             sliding_window=sliding_window,
         )
+        if dim is not None:
+            check_dim(dim)  # before a model of many GB is loaded
         _require_torch()
         opened = open_folder(
             name_or_path,
@@ -135,7 +140,9 @@ class TransformerEmbedder(Embedder):
             instruction_trained=opened.instruction_trained,
             default_task=opened.default_task,
         )
-        return cls(info, tokens, backend)
+        if dims := listed_dims(folder.root, folder.config):
+            info = replace(info, matryoshka_dims=tuple(d for d in dims if d < info.dim))
+        return cls(cut(info, dim), tokens, backend)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -333,9 +333,10 @@ class Index:
             return
         built = self.manifest
         raise FingerprintError(
-            f"{self.directory} was built with {built.embedder['name']} ({built.fingerprint}), this is "
-            f"{embedder.info.name} ({embedder.fingerprint}): their vectors cannot be compared; open it with "
-            f"{built.spec or 'the first one'}, or rebuild it with `embedkit index --force`"
+            f"{self.directory} was built with {built.embedder['name']} ({built.dim} dimensions, {built.fingerprint}), "
+            f"this is {embedder.info.name} ({embedder.info.dim} dimensions, {embedder.fingerprint}): their vectors "
+            f"cannot be compared; open it with {built.spec or 'the first one'}, or rebuild it with "
+            "`embedkit index --force`"
         )
 
     def _check_language(self, lang: str | None) -> None:

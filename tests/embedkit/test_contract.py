@@ -55,6 +55,7 @@ def test_template_without_its_place(fields: dict[str, str], message: str) -> Non
         {"name": "renamed"},
         {"instruction_trained": True},
         {"default_task": "qa"},
+        {"matryoshka_dims": (4, 2)},
         {"template": Template(query="query: {query}", instruct="{instruction} {query}")},
     ],
 )
