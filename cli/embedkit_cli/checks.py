@@ -33,7 +33,7 @@ _MODEL_PROBE = (
     "import json, numpy as np; from embedkit import get_embedder; e = get_embedder(); "
     "v = e.encode_document(['a test', 'ein Versuch']); "
     "assert v.shape == (2, e.info.dim) and np.allclose(np.linalg.norm(v, axis=1), 1, atol=1e-3), v; "
-    "print(json.dumps([e.info.name, e.info.dim, e.fingerprint]))"
+    "print(json.dumps([e.info.name, e.info.dim, e.info.matryoshka_dims, e.fingerprint]))"
 )
 
 
@@ -174,9 +174,10 @@ def check_model() -> Check:
     if answer is None:
         repair = f"pip install --force-reinstall {_DISTRIBUTION}"
         return Check("model", "problem", f"the bundled embedder does not work: {problem}", repair)
-    name, dim, fingerprint = answer
-    facts = {"name": name, "dim": dim, "fingerprint": fingerprint}
-    return Check("model", "ok", f"{name} opens and encodes ({dim} dimensions, {fingerprint})", facts=facts)
+    name, dim, cuts, fingerprint = answer
+    facts = {"name": name, "dim": dim, "matryoshka_dims": cuts, "fingerprint": fingerprint}
+    dims = f"{dim} dimensions" + (f" or the first {', '.join(map(str, cuts))}" if cuts else "")
+    return Check("model", "ok", f"{name} opens and encodes ({dims}, {fingerprint})", facts=facts)
 
 
 def check_cache() -> Check:

@@ -82,6 +82,7 @@ def evaluate(
     device: str | None,
     dtype: str | None,
     token_budget: int | None,
+    dim: int | None,
     rope_base: float | None,
     window: int | None,
     **wanted: Any,
@@ -118,8 +119,8 @@ def evaluate(
     if wanted["task_name"] is not None and wanted["instruction"] is not None:
         raise InputError("--task and --instruction are both given: choose one")
     choice = EmbedderChoice.of(
-        embedder, pairs, device=device, dtype=dtype, token_budget=token_budget, rope_theta=rope_base,
-        sliding_window=window,
+        embedder, pairs, device=device, dtype=dtype, token_budget=token_budget, dim=dim,
+        rope_theta=rope_base, sliding_window=window,
     )  # fmt: skip
     if kind == "task-switch":
         from embedkit_cli.task_switch import TaskSwitchOptions, evaluate_task_switch

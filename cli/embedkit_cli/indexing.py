@@ -49,6 +49,7 @@ def index(
     device: str | None,
     dtype: str | None,
     token_budget: int | None,
+    dim: int | None,
     form: str | None,
     text_field: str | None,
     title_field: str | None,
@@ -74,7 +75,9 @@ def index(
     from embedkit_indexes.builder import check_target
 
     book = TaskBook(tasks_path)
-    choice = EmbedderChoice.of(embedder, pairs, device=device, dtype=dtype, token_budget=token_budget)
+    choice = EmbedderChoice.of(
+        embedder, pairs, device=device, dtype=dtype, token_budget=token_budget, dim=dim
+    )
     reading = ReadOptions(
         **given(
             format=form,

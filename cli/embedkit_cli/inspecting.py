@@ -43,7 +43,7 @@ def info(directory: str, verify: bool, as_json: bool) -> None:
         **{key: record[key] for key in ("documents", "chunks", "tokens", "truncated_tokens", "coverage")},
         "skipped": ", ".join(f"{reason} {n:,}" for reason, n in index.manifest.skipped.items()),
         "languages": ", ".join(f"{code} {n:,}" for code, n in index.manifest.languages.items()),
-        "embedder": f"{index.manifest.spec or embedder['name']}, {index.manifest.dim} dimensions",
+        "embedder": f"{index.manifest.spec or embedder['name']}, {_dimensions(index.manifest.dim, embedder)}",
         "options": ", ".join(f"{key}={value}" for key, value in index.manifest.options.items()),
         "fingerprint": index.manifest.fingerprint,
         "engine": ", ".join(f"{key} {value}" for key, value in index.manifest.engine.items()),
@@ -104,7 +104,15 @@ def explain(
         if i:
             screen.print()
         used = record["embedder"]
-        screen.print(_rows({**record, "embedder": f"{used['name']}, at most {used['max_length']} tokens"}))
+        told = f"{used['name']}, {_dimensions(index.manifest.dim, used)}, at most {used['max_length']} tokens"
+        screen.print(_rows({**record, "embedder": told}))
+
+
+def _dimensions(dim: int, embedder: Mapping[str, Any]) -> str:
+    # An index of an earlier version says nothing of a cut.
+    full, dims = embedder.get("full_dim"), embedder.get("matryoshka_dims")
+    length = f"{dim} of {full}" if full else str(dim)
+    return f"{length} dimensions" + (f" (trained to be cut to {', '.join(map(str, dims))})" if dims else "")
 
 
 def _rows(record: Mapping[str, Any]) -> Table:

@@ -87,6 +87,7 @@ def mine(
     device: str | None,
     dtype: str | None,
     token_budget: int | None,
+    dim: int | None,
     task_name: str | None,
     instruction: str | None,
     judge_path: str | None,
@@ -116,7 +117,9 @@ def mine(
     started = time.perf_counter()
     first, last = _window(ranks)
     config = MiningConfig(min_rank=first, max_rank=last, max_ratio=max_ratio or None, **given(**rules))
-    choice = EmbedderChoice.of(embedder, pairs, device=device, dtype=dtype, token_budget=token_budget)
+    choice = EmbedderChoice.of(
+        embedder, pairs, device=device, dtype=dtype, token_budget=token_budget, dim=dim
+    )
     if task_name is not None and instruction is not None:
         raise InputError("--task and --instruction are both given: choose one")
     if directory is not None and (embedder or choice.options):

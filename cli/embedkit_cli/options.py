@@ -36,6 +36,7 @@ embedder_options = group(
     click.option("--device", help="Where the embedder runs, such as cpu or cuda."),
     click.option("--dtype", help="Arithmetic of the embedder, such as float32 or bfloat16."),
     click.option("--token-budget", type=click.IntRange(min=1), metavar="N", help="Tokens in one batch."),
+    click.option("--dim", type=click.IntRange(min=1), metavar="N", help="Keep the first N numbers of each vector, normalised again."),
 )  # fmt: skip
 chunk_options = group(
     click.option(
