@@ -1,6 +1,6 @@
-"""Compare a folder of the bundled format with the bundled model: size, speed, start, memory; arms in turn.
+"""Compare the bundled model, or a folder of its format, with all-MiniLM-L6-v2: size, speed, start, memory; arms in turn.
 
-    python benchmarks/bundle.py FOLDER [--model FULL] [--passages 300] [--rounds 5] [--runs 7]
+    python benchmarks/bundle.py [FOLDER] [--model FULL] [--passages 300] [--rounds 5] [--runs 7]
 
 Passages are those of benchmarks/encode.py (EMBEDKIT_DATA, else examples/corpus), English and code. The start is a fresh
 process that opens the folder and encodes one query, its caches filled. With --model, the folder that was exported, the cosine
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from encode import passages
 
-from embedkit.embedders.openvino import DEFAULT_MODEL, OpenVINOEmbedder
+from embedkit.embedders.openvino import _MODELS, DEFAULT_MODEL, OpenVINOEmbedder
 
 CORPUS = Path(__file__).parents[1] / "examples" / "corpus" / "corpus.jsonl"
 START = """
@@ -101,13 +101,16 @@ def fidelity(embedder: OpenVINOEmbedder, model: str, count: int = 200) -> None:
 def main() -> None:
     """Run all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder")
+    parser.add_argument("folder", nargs="?", default=str(_MODELS / DEFAULT_MODEL))
     parser.add_argument("--model", help="the folder that was exported")
     parser.add_argument("--passages", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()
-    arms = {"bundled": OpenVINOEmbedder.open(DEFAULT_MODEL), "folder": OpenVINOEmbedder(args.folder)}
+    arms = {
+        "all-MiniLM-L6-v2": OpenVINOEmbedder.open("all-MiniLM-L6-v2"),
+        "folder": OpenVINOEmbedder(args.folder),
+    }
     for name, embedder in arms.items():
         size = sum(f.stat().st_size for f in embedder._folder.iterdir())
         print(f"{name}: {size:,} bytes ({size / 2**20:.2f} MiB)")

@@ -53,7 +53,7 @@ def _bundled(model: str, **options: object) -> Encode:
     from embedkit.registry import get_embedder
 
     del model
-    return get_embedder("bundled", **options).encode_document
+    return get_embedder("openvino:all-MiniLM-L6-v2", **options).encode_document
 
 
 ARMS: dict[str, Callable[[str], Encode]] = {

@@ -57,7 +57,11 @@ def main() -> None:
         run("vocabulary and base", str(HERE / "vocabulary.py"), str(data), str(base))
     if not (trained / "embedkit.json").is_file():
         run("training", str(Path(sys.executable).with_name("embedkit")), "train", RECIPE, cwd=work)
-    result = export_openvino(trained, work / NAME, BundleOptions(name=NAME))
+    result = export_openvino(
+        trained,
+        work / NAME,
+        BundleOptions(name=NAME, instruction_trained=True, matryoshka_dims=(256, 128), max_length=256),
+    )
     print(result)
     if args.install:
         target = MODELS / NAME

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from embedkit.tasks import BUILT_IN_TASKS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The languages in earnest, by the code that the sets use most.
 LANGUAGES = [
@@ -108,6 +110,18 @@ TRANSLATION_WORDINGS = (
     "Retrieve what translates this text.",
     "Find translations of the given text.",
 )
+ANY_LANGUAGE = (
+    *(["Retrieve translations of the given text in another language"] * 3),
+    "Find this text in other languages.",
+    "Which texts say the same in a different language?",
+    "Retrieve a translation of this text.",
+    "Translations of this sentence into any language",
+    "Find the same message written in another language",
+)
+OWN_TASKS = {
+    "answer": ("qa", "search"), "paraphrase": ("paraphrase",), "duplicate": ("duplicate",), "topic": ("topic",),
+    "entailed": ("entailment",), "contradicting": ("contradiction",), "code": ("code",),
+}  # fmt: skip
 TO_WORDINGS = (
     "Retrieve the {language} translation of this sentence.",
     "Find the sentence in {language} with the same meaning.",
@@ -266,6 +280,40 @@ class Builder:
                     texts.setdefault(text[:700])
         kept = self.random.sample(list(texts), min(40_000, len(texts)))
         self.write("anchors", ({"query": t, "positive": t} for t in kept))
+
+    def english_texts(self) -> None:
+        """Write English texts and code as they are, and English questions under an instruction: both keep their vectors.
+
+        The first are the long way of `anchors`; the second teach that an instruction to answer moves little.
+        """
+        texts: dict[str, None] = {}
+        questions: dict[str, None] = {}
+        names = (
+            "medquad",
+            "docs_en",
+            "covid_qa",
+            "afriqa",
+            "esnli",
+            "banking77",
+            "clinc150",
+            "opentriviaqa",
+            "astro_docs",
+        )
+        for row in self.read(*names):
+            for key, language in (("query", row["lang_q"]), ("positive", row["lang_d"])):
+                text = row[key]
+                if language == "en" and len(text) > 15 and not text.startswith("Premise:"):
+                    texts.setdefault(text[:700])
+                    if key == "query" and text.rstrip().endswith("?"):
+                        questions.setdefault(text)
+        kept = self.random.sample(list(texts), min(16_000, len(texts)))
+        code = [r["positive"] for r in self._docstrings()]
+        kept += self.random.sample(code, min(2_000, len(code)))
+        self.random.shuffle(kept)
+        self.write("english_texts", ({"query": t, "positive": t} for t in kept))
+        asked = self.random.sample(list(questions), min(12_000, len(questions)))
+        rows = ({"query": t, "positive": t, "instruction": self.pick(QUESTION_WORDINGS)} for t in asked)
+        self.write("english_questions", rows)
 
     # --- retrieval --------------------------------------------------------------------------------------------------
 
@@ -455,9 +503,16 @@ class Builder:
         self.random.shuffle(rows)
         self.write("topics", (r for cell in rows[:16_000] for r in cell))
 
-    def switch(self, seeds: Path, wordings: Path, copies: int = 4) -> None:
+    def switch(self, seeds: Path, wordings: Path, more: Path, copies: int = 6) -> None:
         """Write cells of the hand-written seeds: nine rows each, and four from their translations."""
         instructions = json.loads(wordings.read_text(encoding="utf-8"))
+        for task, others in json.loads(more.read_text(encoding="utf-8")).items():
+            known = {s for part in instructions["tasks"].values() for s in part["test"]}
+            instructions["tasks"][task]["train"] += [s for s in others if s not in known]
+        # embedkit's own tasks are asked more often than any other wording.
+        for task, names_of in OWN_TASKS.items():
+            own_words = [BUILT_IN_TASKS[name].instruction for name in names_of]
+            instructions["tasks"][task]["train"] += [s for s in own_words if s not in known] * 6
         tasks, names = instructions["tasks"], instructions["language_names"]
         cells, crossed = [], []
         records = [json.loads(line) for line in seeds.read_text(encoding="utf-8").splitlines()]
@@ -472,6 +527,16 @@ class Builder:
                 own = ["answer", "paraphrase", "duplicate", "entailed", "contradicting", "topic"]
                 own.append("code" if "code" in p else self.random.choice(own))
                 cell = [{"query": r["seed"], "positive": p[t], "instruction": told(t)} for t in own]
+                if self.random.random() < 0.25:
+                    # Any language will do, so the cell must not hold two; a second wording of another task fills it up.
+                    any_language = self.pick(ANY_LANGUAGE)
+                    n, task = self.random.choice("12"), self.random.choice(own)
+                    cell.append(
+                        {"query": r["seed"], "positive": p[f"translation_{n}"], "instruction": any_language}
+                    )
+                    cell.append({"query": r["seed"], "positive": p[task], "instruction": told(task)})
+                    cells.append(cell)
+                    continue
                 for n in "12":
                     cell.append(
                         {
@@ -564,12 +629,13 @@ def main() -> None:
     pairs = builder.pairs()
     builder.parallel(pairs)
     builder.anchors()
+    builder.english_texts()
     builder.questions()
     builder.english()
     builder.sections()
     builder.labelled_cells()
     builder.topics(pairs)
-    builder.switch(args.seeds, args.wordings)
+    builder.switch(args.seeds, args.wordings, args.more)
     builder.synthetic(*args.synthetic)
     builder.similar()
 

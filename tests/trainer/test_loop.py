@@ -572,3 +572,24 @@ def test_missing_scores_are_told_before_the_first_step(config: RunConfig) -> Non
     wanted = _stage(config, loss=LossConfig(name="distil_kl"))
     with pytest.raises(InputError, match="no row of source 'rows' has teacher_scores"):
         train(wanted)
+
+
+def test_old_token_vectors_stay(config: RunConfig) -> None:
+    """`train_tokens_from` leaves the vectors below that id bit for bit, and trains those above."""
+    optimizer = OptimizerConfig(lr=2e-3, warmup_steps=2, weight_decay=0.0)
+    report = train(_stage(config, train_tokens_from=12, optimizer=optimizer))
+    name = "embeddings.word_embeddings.weight"
+    before, after = _weights(config.model.name), _weights(report.folder)
+    key = next(k for k in before if k.endswith(name))
+    old, new = before[key], after[next(k for k in after if k.endswith(name))]
+    assert torch.equal(old[:12], new[:12])
+    assert not torch.equal(old[12:], new[12:])
+
+
+def test_the_query_side_learns_alone(config: RunConfig) -> None:
+    """With `frozen_documents` a teacher gives the documents' vectors, and the loss falls by queries alone."""
+    events: list[Event] = []
+    teacher = TeacherConfig(config.model.name)
+    train(_stage(config, frozen_documents=True, teacher=teacher), events.append)
+    losses = [e.loss for e in events if isinstance(e, StepEvent)]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])

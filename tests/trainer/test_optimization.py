@@ -120,3 +120,10 @@ def test_nothing_to_train_is_refused() -> None:
     model = torch.nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(InputError, match="nothing is trainable"):
         build_optimizer(model, OptimizerConfig())
+
+
+def test_a_decay_that_ends_early_is_the_beginning_of_a_longer_one() -> None:
+    """300 steps that end at 0.6782 of the peak have the rates of the first 300 of 850 that end at 0."""
+    short, long = OptimizerConfig(warmup_steps=40, lr_end=550 / 811), OptimizerConfig(warmup_steps=40)
+    for step in (1, 40, 41, 170, 300):
+        assert lr_factor(short, step, 300) == pytest.approx(lr_factor(long, step, 850))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def lr_factor(config: OptimizerConfig, step: int, steps: int) -> float:
     """Return the share of the peak rate at `step` (from 1) of `steps`: linear warm-up, then the schedule's decay.
 
-    The decay reaches 0 one step after the last, so that no step is wasted.
+    The decay reaches `lr_end` (0) one step after the last, so that no step is wasted.
     """
     warmup = warmup_steps(config, steps)
     if step <= warmup:
@@ -26,7 +26,8 @@ def lr_factor(config: OptimizerConfig, step: int, steps: int) -> float:
     if config.schedule == "constant":
         return 1.0
     progress = (step - warmup) / max(steps + 1 - warmup, 1)
-    return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    left = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return config.lr_end + (1 - config.lr_end) * left
 
 
 def warmup_steps(config: OptimizerConfig, steps: int) -> int:
@@ -87,14 +88,11 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.op
     return torch.optim.AdamW(ordered, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
-def keep_tokens(model: torch.nn.Module, count: int) -> None:
+def keep_tokens(backbone: Any, count: int) -> None:
     """Take the gradient of the first `count` token vectors away, so that a step leaves them as they are."""
-    import torch
-
-    tables = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-    table = max(tables, key=len)  # positions and token types have tables too
-    if table.grad is not None:
-        table.grad[:count] = 0.0
+    gradient = backbone.get_input_embeddings().weight.grad
+    if gradient is not None:
+        gradient[:count] = 0.0
 
 
 def set_lr(optimizer: Any, factor: float) -> float:

@@ -146,7 +146,7 @@ class StageRun:
             if not math.isfinite(results[-1].loss):
                 raise TrainingError(self._blame(step, number, results[-1].loss))
         if self.config.train_tokens_from:
-            keep_tokens(run.backend.unwrapped(self.model), self.config.train_tokens_from)
+            keep_tokens(run.backend.unwrapped(self.model).backbone, self.config.train_tokens_from)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = run.backend.clip(parameters, self.config.optimizer.max_grad_norm or math.inf)
         if not math.isfinite(norm):

@@ -175,7 +175,7 @@ def _loss(loss: LossConfig, path: str) -> Iterator[str]:
 def _optimizer(optimizer: OptimizerConfig, path: str) -> Iterator[str]:
     yield from _above(optimizer, path, lr=0, eps=0, embedding_lr=0)
     yield from _least(optimizer, path, weight_decay=0, warmup_steps=0, max_grad_norm=0)
-    yield from _between(optimizer, path, warmup_ratio=(0, 1, "[]"))
+    yield from _between(optimizer, path, warmup_ratio=(0, 1, "[]"), lr_end=(0, 1, "[]"))
     if not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"{path}.betas = {list(optimizer.betas)} must both be from 0 up to, not including, 1"
 

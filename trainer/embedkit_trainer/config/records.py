@@ -133,7 +133,8 @@ class TeacherConfig:
 class OptimizerConfig:
     """AdamW with linear decay; `lr` is the peak, reached after `warmup_steps` (or `warmup_ratio` of all steps).
 
-    `embedding_lr` is that of the embedding tables (None: the same). `max_grad_norm` 0 clips nothing.
+    `embedding_lr` is that of the embedding tables (None: the same). The decay ends at `lr_end` of the peak.
+    `max_grad_norm` 0 clips nothing.
     """
 
     lr: float = 1e-4
@@ -145,6 +146,7 @@ class OptimizerConfig:
     schedule: Schedule = "linear"
     max_grad_norm: float = 1.0
     embedding_lr: float | None = None
+    lr_end: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
