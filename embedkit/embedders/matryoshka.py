@@ -48,9 +48,13 @@ def listed_dims(root: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
     """
     listed = config.get("matryoshka_dimensions")
     path = root / "config_sentence_transformers.json"
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    dims = [*(listed if isinstance(listed, list) else ()), saved.get("truncate_dim")]
-    return tuple(sorted({d for d in dims if isinstance(d, int) and d > 0}, reverse=True))
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        saved = None  # whoever needs the file will say what is wrong with it
+    cut = saved.get("truncate_dim") if isinstance(saved, dict) else None
+    dims = [*(listed if isinstance(listed, list) else ()), cut]
+    return tuple(sorted({d for d in dims if type(d) is int and d > 0}, reverse=True))
 
 
 def warn_of_untrained(info: EmbedderInfo) -> None:

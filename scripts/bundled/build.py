@@ -60,7 +60,13 @@ def main() -> None:
     result = export_openvino(
         trained,
         work / NAME,
-        BundleOptions(name=NAME, instruction_trained=True, matryoshka_dims=(256, 128), max_length=256),
+        BundleOptions(
+            name=NAME,
+            instruction_trained=True,
+            matryoshka_dims=(256, 128),
+            max_length=256,
+            licence=HERE.parent.parent / "LICENSE",
+        ),
     )
     print(result)
     if args.install:

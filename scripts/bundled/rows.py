@@ -319,7 +319,7 @@ class Builder:
 
     def questions(self) -> None:
         """Write questions with their passages, within and across languages."""
-        most = {"jaquad": 9000, "tensorflow_docs": 0}
+        most = {"jaquad": 9000}
         for name in ("jaquad", "drcd", "cmrc2018", "iapp_th", "arcd", "norquad", "afriqa", "covid_qa"):
             rows = [r for r in self.read(name) if r["task"].startswith("qa_passage")][: most.get(name, 10**6)]
             self.write(
@@ -506,8 +506,8 @@ class Builder:
     def switch(self, seeds: Path, wordings: Path, more: Path, copies: int = 6) -> None:
         """Write cells of the hand-written seeds: nine rows each, and four from their translations."""
         instructions = json.loads(wordings.read_text(encoding="utf-8"))
+        known = {s for part in instructions["tasks"].values() for s in part["test"]}
         for task, others in json.loads(more.read_text(encoding="utf-8")).items():
-            known = {s for part in instructions["tasks"].values() for s in part["test"]}
             instructions["tasks"][task]["train"] += [s for s in others if s not in known]
         # embedkit's own tasks are asked more often than any other wording.
         for task, names_of in OWN_TASKS.items():
@@ -621,6 +621,7 @@ def main() -> None:
         type=Path,
         default=ROOT / "embedkit" / "evaluation" / "task_switch" / "instructions.json",
     )
+    parser.add_argument("--more", type=Path, default=ROOT / "benchmarks" / "task_switch" / "wordings.json")
     parser.add_argument(
         "--synthetic", type=Path, nargs="*", default=sorted((ROOT / "examples" / "synthetic").glob("*.jsonl"))
     )

@@ -4,7 +4,7 @@
 
 1. Learn WordPiece tokens from the foreign side of the training sets, so many characters a language.
 2. Align them with English tokens over all parallel rows (IBM Model 1).
-3. Start each new token vector as the mean of the English ones it stands for, at their length; the model's body stays.
+3. Start each new token vector as the mean of the English ones it stands for, at unit length; the model's body stays.
 
 The result is a folder in the sentence-transformers layout. It already finds translations; training takes it from there.
 """
@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 from embedkit_trainer.vocabulary.alignment import Alignment
 from embedkit_trainer.vocabulary.wordpiece import RUN, extend, learn_tokens, training_order
 
-LEFT_OUT = ("vocab.txt", ".gitattributes", "README.md", "data_config.json")
+LEFT_OUT = ("tokenizer_config.json", "vocab.txt", ".gitattributes", "README.md", "data_config.json")
 # Sets about the world at large come first: the others are manuals, which would fill the vocabulary with their jargon.
 WORLDLY = (
     "ntrex", "tico19", "stories", "bible", "gatitos", "omw", "afriqa", "jaquad", "drcd", "cmrc2018", "iapp_th", "arcd",

@@ -16,7 +16,7 @@ TASKS = (
     "answer", "paraphrase", "duplicate", "translation_1", "translation_2", "entailed", "contradicting", "topic",
     "headline", "code",
 )  # fmt: skip
-# No training text is asked for these, and no training instruction names them.
+# No training seed is asked for these, and they have no training wordings.
 HELD_OUT_TASKS = ("headline",)
 # A seed has code where code solves it; the training seeds keep their headlines out of `positives`.
 OPTIONAL_TASKS = ("code", *HELD_OUT_TASKS)

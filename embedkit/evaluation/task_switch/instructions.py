@@ -69,7 +69,12 @@ class Instructions:
     def _filled(self, seed: Seed, task: str, wording: str, lang: str) -> str:
         if _PLACEHOLDER not in wording:
             return wording
-        names = self.language_names[seed.lang_1 if task == "translation_1" else seed.lang_2]
+        code = seed.lang_1 if task == "translation_1" else seed.lang_2
+        names = self.language_names.get(code)
+        if names is None:
+            raise CorpusError(
+                f"seed {seed.id}", f"asks for a translation into {code!r}, which language_names does not name"
+            )
         return wording.replace(_PLACEHOLDER, names.get(lang, names["en"]))
 
 

@@ -52,6 +52,15 @@ def test_other_scripts_get_tokens(extended: Tokenizer) -> None:
     assert "città" in extended.encode("città").tokens, "accents stay"
 
 
+def test_a_long_run_loses_nothing(extended: Tokenizer) -> None:
+    """A run of three times the longest piece has no unknown token, and one unknown character takes no other with it."""
+    tokens = extended.encode("首都" * LONGEST_RUN).tokens
+    assert "[UNK]" not in tokens
+    assert tokens.count(RUN) == 3, "each piece begins anew"
+    tokens = extended.encode("首都𠮷首都").tokens
+    assert tokens[1:-1] == [RUN, "##首都", "[UNK]", RUN, "##首都"]
+
+
 def test_a_long_run_is_cut_in_time(extended: Tokenizer) -> None:
     """A run of 100,000 characters without a space takes no quadratic time, and stays text."""
     started = time.perf_counter()

@@ -59,6 +59,8 @@ def _run(config: RunConfig) -> Iterator[str]:
         yield f"device = {config.device!r} is not known: give auto, cpu, cuda, cuda:0 … or mps"
     if config.backend == "deepspeed" and find_spec("deepspeed") is None:
         yield "backend = 'deepspeed' is not installed: pip install deepspeed, or write \"fsdp2\""
+    if config.backend in ("deepspeed", "fsdp2") and any(s.train_tokens_from for s in config.stages):
+        yield f'backend = {config.backend!r} cuts the token table up, so train_tokens_from cannot keep rows of it: write "ddp"'
 
 
 def _model(model: ModelConfig, config: RunConfig) -> Iterator[str]:
@@ -145,8 +147,14 @@ def _fit(stage: StageConfig, path: str) -> Iterator[str]:
 
 
 def _kept(stage: StageConfig, path: str) -> Iterator[str]:
-    """Check what a stage leaves out or as it is: sources without a teacher, frozen documents and tokens."""
+    """Check what a stage leaves out or as it is: sources without a teacher, frozen documents and tokens, blocks."""
     loss = stage.loss
+    for source in stage.sources:
+        if source.block > 1 and source.format != "rows":
+            yield (
+                f"{path}.sources.{source.name}.block = {source.block} needs rows as they stand in the file, and the "
+                f'format {source.format!r} leaves some out: convert it, and write format = "rows"'
+            )
     left = [s.name for s in stage.sources if not s.distil]
     if left and loss.name not in TEACHER_VECTORS:
         yield f"{path}.sources.{left[0]}.distil = false has nothing to leave out: the loss {loss.name!r} follows no teacher"
@@ -176,6 +184,8 @@ def _optimizer(optimizer: OptimizerConfig, path: str) -> Iterator[str]:
     yield from _above(optimizer, path, lr=0, eps=0, embedding_lr=0)
     yield from _least(optimizer, path, weight_decay=0, warmup_steps=0, max_grad_norm=0)
     yield from _between(optimizer, path, warmup_ratio=(0, 1, "[]"), lr_end=(0, 1, "[]"))
+    if optimizer.schedule == "constant" and optimizer.lr_end:
+        yield f'{path}.lr_end = {optimizer.lr_end} ends no decay: the schedule is "constant"'
     if not all(0 <= beta < 1 for beta in optimizer.betas):
         yield f"{path}.betas = {list(optimizer.betas)} must both be from 0 up to, not including, 1"
 

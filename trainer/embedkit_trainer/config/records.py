@@ -159,8 +159,8 @@ class StageConfig:
     is how many tokens of activations may be held at once (None: one chunk's): what exceeds it goes by way of
     GradCache, a second forward pass. `trainable` are regular expressions of parameter names; empty: all.
     `accumulation` sums that many batches before an optimiser step: it does not enlarge the pool of negatives.
-    `frozen_documents` trains the query side alone: documents keep the vectors that the teacher gives them, so an index
-    that the teacher made stays valid (arXiv 2601.04646), and no document is embedded in a step. `train_tokens_from`
+    `frozen_documents` trains the query side alone: documents keep the vectors that the teacher gives them, so queries
+    learn to search what the teacher embedded (arXiv 2601.04646), and no document is embedded in a step. `train_tokens_from`
     keeps the token vectors below that id as they are: those of a vocabulary that new tokens were added to.
     """
 

@@ -93,7 +93,7 @@ def export_openvino(
 
     The cosine is taken over `texts` beside two dozen built-in ones. Other files in `target` stay. Raises InputError for a
     model that the format cannot hold, TrainingError for one that it holds too coarsely, StoreError where `target`
-    cannot be written; `target` is as it was then.
+    cannot be written.
     """
     import openvino
 

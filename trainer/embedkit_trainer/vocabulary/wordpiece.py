@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 # A run without spaces is cut here: WordPiece tries every end of a run from every start.
-LONGEST_RUN = 48
+LONGEST_RUN = 64
 RUN = "\u2581"
+_PIECES = 2  # of a run that begin anew; what is longer is cut anyhow, and a token may be unknown there
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc\u3005"
 _STARTS_UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]"
@@ -63,7 +64,9 @@ def extend(base: Tokenizer, tokens: Iterable[str], size: int) -> Tokenizer:
     extended = Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_RUN)
     )
-    extended.normalizer, extended.pre_tokenizer = normalizer(), pre_tokenizer()
+    known = known_characters(vocabulary)
+    extended.normalizer = normalizer(unspaced=known) if known else normalizer()
+    extended.pre_tokenizer = pre_tokenizer()
     extended.post_processor, extended.decoder = base.post_processor, base.decoder
     for token in described["added_tokens"]:
         if token["special"]:
@@ -71,18 +74,43 @@ def extend(base: Tokenizer, tokens: Iterable[str], size: int) -> Tokenizer:
     return extended
 
 
-def normalizer(run: str = f" {RUN}") -> normalizers.Normalizer:
-    """Return what happens to a text first: NFKC, control characters out, lower case; accents stay; runs set apart."""
-    return normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.BertNormalizer(
-                clean_text=True, handle_chinese_chars=False, strip_accents=False, lowercase=True
-            ),
-            normalizers.Replace(Regex(rf"(?<![{_UNSPACED}])(?=[{_UNSPACED}])"), run),
-            normalizers.Replace(Regex(rf"(?<=[{_UNSPACED}])(?![{_UNSPACED}\s])"), " "),
-        ]
+def normalizer(run: str = f" {RUN}", unspaced: str = _UNSPACED) -> normalizers.Normalizer:
+    """Return what happens to a text first: NFKC, control characters out, lower case; accents stay; runs set apart.
+
+    `unspaced` is what a character class holds: the characters that make up runs. A longer run begins anew after
+    LONGEST_RUN characters, RUN counted in.
+    """
+    inside = f"[{unspaced}]"
+    steps = [
+        normalizers.NFKC(),
+        normalizers.BertNormalizer(
+            clean_text=True, handle_chinese_chars=False, strip_accents=False, lowercase=True
+        ),
+        normalizers.Replace(Regex(f"(?<!{inside})(?={inside})"), run),
+        normalizers.Replace(Regex(rf"(?<={inside})(?!{inside}|\s)"), " "),
+    ]
+    if run.strip():
+        # One piece more each time: a look-behind of any length takes ten times longer than all else.
+        begun = Regex(f"(?<={run.strip()}{inside}{{{LONGEST_RUN - 1}}})(?={inside})")
+        steps += [normalizers.Replace(begun, run)] * _PIECES
+    return normalizers.Sequence(steps)
+
+
+def known_characters(vocabulary: Iterable[str]) -> str:
+    """Return the inside of a character class: the unspaced characters that have a token `##c`.
+
+    A run is made of these alone. WordPiece gives a whole word up for one unknown character, and a run is a clause.
+    """
+    codes = sorted(
+        ord(t[2]) for t in vocabulary if len(t) == 3 and t.startswith("##") and _STARTS_UNSPACED.match(t[2])
     )
+    spans: list[list[int]] = []
+    for code in codes:
+        if spans and code == spans[-1][1] + 1:
+            spans[-1][1] = code
+        else:
+            spans.append([code, code])
+    return "".join(chr(a) if a == b else f"{chr(a)}-{chr(b)}" for a, b in spans)
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:

@@ -1,0 +1,1 @@
+"""Growing a tokenizer's vocabulary, and the vectors that new tokens start from."""
