@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from encode import passages
+from minilm import baseline
 
 from embedkit.embedders.openvino import _MODELS, DEFAULT_MODEL, OpenVINOEmbedder
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()
     arms = {
-        "all-MiniLM-L6-v2": OpenVINOEmbedder.open("all-MiniLM-L6-v2"),
+        "all-MiniLM-L6-v2": OpenVINOEmbedder(baseline()),
         "folder": OpenVINOEmbedder(args.folder),
     }
     for name, embedder in arms.items():

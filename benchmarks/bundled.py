@@ -35,6 +35,7 @@ from bundled_measures import (
     shortened,
 )
 from bundled_rows import BITEXT, CROSS, ROWS, SWITCH, Column, Row, Verdict
+from minilm import baseline
 
 from embedkit import get_embedder
 from embedkit.registry import full_name
@@ -42,7 +43,6 @@ from embedkit.registry import full_name
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MINILM = "openvino:all-MiniLM-L6-v2"
 WAYS = ("instructed", "bare")
 DEPTH = 100
 WEIGHTS = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -242,12 +242,14 @@ def _titles(names: Sequence[str]) -> list[str]:
 
 def run(bench: Bench, rows: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
     """Measure and print the rows; return plain JSON values."""
-    minilm = Encoder(MINILM)
+    minilm = Encoder(baseline())
     encoders = [minilm if full_name(n) == minilm.name else Encoder(n) for n in names]
     for name, encoder in zip(names, encoders, strict=True):
         info = encoder.embedder.info
         print(f"{name}: {info.name}, {info.dim} dimensions, texts cut at {info.max_length} tokens")
-    print(f"MiniLM: {MINILM}, asked bare, texts cut at {minilm.embedder.info.max_length} tokens")
+    print(
+        f"MiniLM: all-MiniLM-L6-v2 in int8, asked bare, texts cut at {minilm.embedder.info.max_length} tokens"
+    )
     found: dict[str, Any] = {}
     summary: list[str] = []
     for row in rows:

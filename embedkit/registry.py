@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GROUP = "embedkit.embedders"
 DEFAULT = "bundled"
 # The model that `bundled` stands for; an index records the full name, so that a later default leaves it valid.
-BUNDLED = "openvino:all-MiniLM-L6-v2"
+BUNDLED = "openvino:embedkit-small-v1"
 _STATIC_SUFFIXES = (".vec", ".bin", ".glove", ".w2v", ".txt")
 
 

@@ -16,23 +16,26 @@ run() {
 say "1. Index once: 313 short documents in 17 languages, and code."
 run index examples/corpus -o "$DEMO_INDEX" --force
 
-say "2. Ask. The query alone is encoded; the documents were embedded bare."
-run search "$DEMO_INDEX" "my bicycle tyre is flat, what now?" -k 3
+say "2. Ask in any script. The query alone is encoded; the documents were embedded bare."
+run search "$DEMO_INDEX" "my bicycle tyre is flat, what now?" -k 2
+run search "$DEMO_INDEX" "कैसे रोकें कि मच्छर काटें?" -k 2
 
 say "3. Change only the task: same index, same query, other answers."
-run search "$DEMO_INDEX" "When am I not allowed to castle in chess?" --task qa --task code -k 2
+run search "$DEMO_INDEX" "How do I undo my last git commit?" --task qa --task bitext --task code -k 2
 run search "$DEMO_INDEX" "Wild yeast and lactic acid bacteria live together in a sourdough starter." \
-    --task paraphrase --task bitext -k 2
+    --task paraphrase --instruction "Retrieve the Arabic translation of this sentence." -k 1
 
 say "4. What was really encoded? The instruction stands before the query, nowhere else."
 run explain "$DEMO_INDEX" "When am I not allowed to castle in chess?" --task code
 
-say "5. Your own sentence is a task too; and one language can be asked for."
-run search "$DEMO_INDEX" "How do I undo my last git commit?" --instruction "Find German notes on git" --lang de -k 2
+say "5. One language can be asked for."
+run search "$DEMO_INDEX" "How do I undo my last git commit?" --task duplicate --lang de -k 1
 
 say "6. How good is it? The corpus scores itself, task by task."
 run eval examples/corpus --no-pairs
 
-say "That was the small bundled model: English, and not trained on instructions. The switches above are among those
-that it manages; the table says how often it does. Any Hugging Face embedder takes its
-place: pip install 'embedkit-retrieval[torch]', then index with --embedder intfloat/multilingual-e5-large-instruct."
+say "7. And does it obey? The same texts under right, wrong and no instructions (24 of 240 seeds)."
+run eval task-switch --seeds 24
+
+say "That was the bundled model, 37 MB. Any Hugging Face embedder takes its place: pip install 'embedkit-retrieval[torch]',
+then index with --embedder intfloat/multilingual-e5-large-instruct."

