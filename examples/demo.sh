@@ -18,12 +18,13 @@ run index examples/corpus -o "$DEMO_INDEX" --force
 
 say "2. Ask in any script. The query alone is encoded; the documents were embedded bare."
 run search "$DEMO_INDEX" "my bicycle tyre is flat, what now?" -k 2
-run search "$DEMO_INDEX" "कैसे रोकें कि मच्छर काटें?" -k 2
+run search "$DEMO_INDEX" "我的笔记本提示硬盘快满了。怎么才能看出是什么在吃空间？" -k 2
 
-say "3. Change only the task: same index, same query, other answers."
-run search "$DEMO_INDEX" "How do I undo my last git commit?" --task qa --task bitext --task code -k 2
-run search "$DEMO_INDEX" "Wild yeast and lactic acid bacteria live together in a sourdough starter." \
-    --task paraphrase --instruction "Retrieve the Arabic translation of this sentence." -k 1
+say "3. Change only the task: same index, same query, other answers; and across languages."
+run search "$DEMO_INDEX" "How can I tell whether a year is a leap year or not?" --task qa --task duplicate --task code -k 1
+run search "$DEMO_INDEX" "A stable sort keeps equal items in their original order." --task paraphrase --task bitext -k 1
+run search "$DEMO_INDEX" "Mon export Excel a des ; entre les colonnes et tout arrive dans une seule colonne. Comment le charger correctement ?" \
+    --task qa --task bitext --task code -k 1
 
 say "4. What was really encoded? The instruction stands before the query, nowhere else."
 run explain "$DEMO_INDEX" "When am I not allowed to castle in chess?" --task code

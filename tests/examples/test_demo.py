@@ -24,9 +24,9 @@ def test_the_demo_shows_the_switch(tmp_path: Path) -> None:
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    undo = done.stdout.split("undo my last git commit?", 1)[1].split("Wild yeast", 1)[0]
-    first = re.findall(r"^ 1  [\d.]+  (.*)$", undo, flags=re.MULTILINE)
-    assert len(first) == len(set(first)) == 3, "three tasks, three documents"
+    leap = done.stdout.split("leap year or not?", 1)[1].split("A stable sort", 1)[0]
+    first = re.findall(r"^ 1  [\d.]+  .*(leap-years-\d+)", leap, flags=re.MULTILINE)
+    assert first == ["leap-years-12", "leap-years-08", "leap-years-06"], "an answer, the same question, code"
     assert "task code" in done.stdout
 
 
