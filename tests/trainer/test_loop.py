@@ -30,6 +30,7 @@ from embedkit_trainer.config.records import (
     StageConfig,
     TeacherConfig,
 )
+from embedkit_trainer.data.teacher import TeacherVectors
 from embedkit_trainer.events import DevEvent, Event, NoteEvent, StepEvent
 from embedkit_trainer.loop import train
 from embedkit_trainer.saving.checkpoint import Checkpoints
@@ -362,7 +363,9 @@ def test_a_teacher_may_encode_queries_as_queries(config: RunConfig) -> None:
         teacher = TeacherConfig(config.model.name, as_query=as_query)
         _, (stage,), _ = open_stages(_stage(distil, teacher=teacher), lambda text: None)
         assert stage.teachers is not None
-        vectors.append(stage.teachers[0].row(0))
+        (found,) = stage.teachers
+        assert isinstance(found, TeacherVectors)
+        vectors.append(found.row(0))
     embedder = TransformerEmbedder.open(config.model.name)
     row = stage.stores[0].texts(0)
     assert np.allclose(vectors[0][0], embedder.encode_document([row.query])[0], atol=2e-3)

@@ -8,7 +8,7 @@ import torch
 from embedkit_trainer.vocabulary.alignment import Alignment
 
 
-def _corpus(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:  # type: ignore[type-arg]
+def _corpus(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return 400 pairs: foreign token 10 + w translates English token w, in another order, with one filler beside."""
     rng = np.random.default_rng(seed)
     english = [rng.choice(10, rng.integers(2, 6), replace=False).astype(np.int32) for _ in range(400)]
