@@ -61,23 +61,31 @@ def test_sts_of_the_bundled_model_is_scipys_spearman(invoke: Invoke, sts: Path) 
 
     found = _evaluate(invoke, "--kind", "sts", sts)
     embedder = get_embedder()
-    first, second = (embedder.encode_document([row[i] for row in STS]) for i in (0, 1))  # type: ignore[misc]
+    told = "Retrieve semantically similar text"
+    first = embedder.encode_query([row[0] for row in STS], instruction=told)
+    second = embedder.encode_document([row[1] for row in STS])
     cosines = np.einsum("ij,ij->i", first, second)
     gold = [row[2] for row in STS]
     assert found["overall"]["spearman"] == pytest.approx(spearmanr(cosines, gold).statistic)
     by_group = {g["group"]: g for g in found["groups"]}
     assert by_group["en"]["spearman"] == pytest.approx(spearmanr(cosines[:4], gold[:4]).statistic)
-    assert (found["protocol"], found["instruction"], found["instructed"]) == ("one-sided", None, "none")
+    assert (found["protocol"], found["instruction"], found["instructed"]) == (
+        "one-sided",
+        told,
+        "the query side",
+    )
     german = _evaluate(invoke, "--kind", "sts", sts, "--lang", "de")
     assert german["overall"]["spearman"] == pytest.approx(by_group["de"]["spearman"])
 
 
-def test_the_protocol_decides_which_side_is_instructed(invoke: Invoke, sts: Path) -> None:
+def test_the_protocol_decides_which_side_is_instructed(invoke: Invoke, sts: Path, words: Path) -> None:
     """An instruction goes on the query side, or with --protocol paper on both; an untrained model is remarked upon."""
     told = [sts, "--kind", "sts", "--instruction", "Find the same meaning"]
+    untrained = _evaluate(invoke, *told, "--embedder", words)
+    assert "was not trained on instructions" in untrained["note"]
     one, both = (_evaluate(invoke, *told, "--protocol", p) for p in ("one-sided", "paper"))
     assert (one["instructed"], both["instructed"]) == ("the query side", "both sides")
-    assert "was not trained on instructions" in one["note"]
+    assert one["note"] is None
     assert one["overall"] != both["overall"]
     by_task = _evaluate(invoke, sts, "--kind", "sts", "--task", "paraphrase")
     assert by_task["instruction"] == "Retrieve semantically similar text"
@@ -130,7 +138,7 @@ def test_passkey_gives_a_row_a_length(invoke: Invoke) -> None:
     """Each length asked for is a group; by default those that the embedder reads, and a note says so."""
     found = _evaluate(invoke, "--kind", "passkey", "--lengths", "48,64")
     assert [g["group"] for g in found["groups"]] == ["48", "64"]
-    assert found["groups"][0]["top-1"] == 1.0
+    assert found["groups"][0]["top-1"] > 0.3  # of 50 notes that differ in a name and a number
     assert found["groups"][1]["tokens"] <= 64
     result = invoke("eval", "--kind", "passkey", env={"COLUMNS": "120"})
     assert result.exit_code == 0

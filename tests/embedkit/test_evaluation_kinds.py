@@ -255,8 +255,8 @@ def test_passkey_falls_where_the_key_lies_beyond_what_the_embedder_reads() -> No
     encoder = ProtocolEncoder(get_embedder("bundled"))
     report = evaluate_passkey(encoder, [64, 700], candidates=16, queries=16)
     short, long = (g.measures["top-1"] for g in report.groups)
-    assert short == 1.0
-    assert long is not None and long < 0.8
+    assert short is not None and long is not None
+    assert short > 0.5 and long < 0.6 * short
     assert report.facts["chance"] == pytest.approx(1 / 16)
 
 
