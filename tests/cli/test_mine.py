@@ -50,7 +50,7 @@ def test_rows_are_mined_among_their_own_documents(invoke: Invoke, train: Path, t
     embedder = get_embedder("bundled")
     texts = list(dict.fromkeys(r.positive for r in rows))
     documents = embedder.encode_document(texts)
-    queries = embedder.encode_query([r.query for r in rows])
+    queries = np.concatenate([embedder.encode_query([r.query], instruction=r.instruction) for r in rows])
     for row, found, query in zip(rows, mined, queries, strict=True):
         known = {r.positive for r in rows if r.query == row.query}
         scores = documents @ query
