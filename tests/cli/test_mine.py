@@ -59,7 +59,7 @@ def test_rows_are_mined_among_their_own_documents(invoke: Invoke, train: Path, t
         assert list(found.negatives) == [t for t in order if t not in known][:3]
         assert (found.query, found.positive, found.instruction) == (row.query, row.positive, row.instruction)
         assert found.teacher_scores is not None and len(found.teacher_scores) == 1 + len(found.negatives)
-        assert found.teacher_scores[0] == pytest.approx(scores[texts.index(row.positive)], abs=1e-5)
+        assert found.teacher_scores[0] == pytest.approx(scores[texts.index(row.positive)], abs=2e-3)
     report = json.loads(result.stdout)
     assert report["rows"] == len(rows)
     assert report["kept"] == sum(len(r.negatives) for r in mined) > len(rows)
