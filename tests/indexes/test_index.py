@@ -316,7 +316,7 @@ def test_explain_tells_the_string_its_tokens_and_the_plan(tmp_path: Path) -> Non
     assert told["token_count"] == len(told["tokens"])
     assert told["plan"]["engine"] == "exact"
     assert told["plan"]["scanned"] == 2
-    assert told["obeys"] is False
+    assert told["obeys"] is True
 
 
 def test_explain_and_search_name_the_task_that_holds(tmp_path: Path, documents: Documents) -> None:
