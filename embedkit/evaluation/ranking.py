@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from embedkit.errors import CorpusError, InputError, MissingExtraError
-from embedkit.evaluation.lines import read_lines
+from embedkit.evaluation.lines import read_lines, required_text
 
 Qrels = Mapping[str, Mapping[str, int]]
 _CUTOFF = 10
@@ -247,11 +247,7 @@ def _json_query(path: str, number: int, line: str) -> Query:
     if not isinstance(record, dict):
         raise CorpusError(path, f"needs an object, got {type(record).__name__}", number)
     identifier = record.get("_id", record.get("id", number))
-    text = record.get("text")
-    if not isinstance(text, str) or not text.strip():
-        raise CorpusError(path, f'needs a "text" that is not empty, got {text!r}', number)
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise CorpusError(path, f'"text" holds half a surrogate pair: {text[:60]!r}', number)
+    text = required_text(path, number, record, "text")
     lang, task = record.get("lang"), record.get("task")
     for name, value in (("lang", lang), ("task", task)):
         if value is not None and not isinstance(value, str):

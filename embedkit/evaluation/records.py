@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from embedkit.errors import CorpusError, InputError
-from embedkit.evaluation.lines import read_lines
+from embedkit.evaluation.lines import read_lines, read_object, required_text
 
 UNKNOWN = "und"
 _FIRST = ("sentence1", "text1", "query", "source")
@@ -118,7 +117,7 @@ def _records(path: str | Path, positional: list[str]) -> Iterator[tuple[int, Map
         if as_json is None:
             as_json = line.lstrip().startswith("{")
         if as_json:
-            yield number, _object(str(path), number, line)
+            yield number, read_object(str(path), number, line)
             continue
         cells = line.rstrip("\r\n").split("\t")
         if names is None:
@@ -131,16 +130,6 @@ def _records(path: str | Path, positional: list[str]) -> Iterator[tuple[int, Map
                 str(path), f"needs {len(names)} tab-separated columns ({', '.join(names)}), got {len(cells)}", number
             )  # fmt: skip
         yield number, dict(zip(names, cells, strict=True))
-
-
-def _object(path: str, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as e:
-        raise CorpusError(path, f"is no JSON: {e}", number) from e
-    if not isinstance(record, dict):
-        raise CorpusError(path, f"needs an object, got {type(record).__name__}", number)
-    return record
 
 
 def _pair(path: str, number: int, record: Mapping[str, Any], scored: bool) -> Pair:
@@ -169,12 +158,7 @@ def _labelled(path: str, number: int, record: Mapping[str, Any]) -> Labelled:
 
 def _text(path: str, number: int, record: Mapping[str, Any], names: Sequence[str]) -> str:
     name = next((n for n in names if n in record), names[0])
-    text = record.get(name)
-    if not isinstance(text, str) or not text.strip():
-        raise CorpusError(path, f'needs a "{name}" that is not empty, got {text!r}', number)
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise CorpusError(path, f'"{name}" holds half a surrogate pair: {text[:60]!r}', number)
-    return text
+    return required_text(path, number, record, name)
 
 
 def _score(path: str, number: int, record: Mapping[str, Any]) -> float:

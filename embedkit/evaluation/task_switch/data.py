@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedkit.errors import CorpusError
-from embedkit.evaluation.lines import read_lines
+from embedkit.evaluation.lines import read_lines, read_object, required_text
 from embedkit.evaluation.ranking import find_file
 
 TASKS = (
@@ -76,7 +75,7 @@ def read_distractors(folder: str | Path) -> list[str]:
         title = record.get("title") or ""
         if not isinstance(title, str):
             raise CorpusError(str(file), f'"title" must be a string, got {title!r}', number)
-        text = _text(str(file), number, record, "text")
+        text = required_text(str(file), number, record, "text")
         texts.append(f"{title} {text}" if title.strip() else text)
     if not texts:
         raise CorpusError(str(file), "holds no document")
@@ -91,11 +90,14 @@ def _seed(path: str, number: int, record: Mapping[str, Any]) -> Seed:
     if unknown:
         raise CorpusError(path, f"has a positive for no task of ours: {unknown[0]!r}", number)
     return Seed(
-        **{name: _text(path, number, record, name) for name in ("id", "domain", "lang", "lang_1", "lang_2")},
-        text=_text(path, number, record, "seed"),
-        distractor=_text(path, number, record, "distractor"),
+        **{
+            name: required_text(path, number, record, name)
+            for name in ("id", "domain", "lang", "lang_1", "lang_2")
+        },
+        text=required_text(path, number, record, "seed"),
+        distractor=required_text(path, number, record, "distractor"),
         positives={
-            task: _text(path, number, positives, task)
+            task: required_text(path, number, positives, task)
             for task in TASKS
             if task in positives or task not in OPTIONAL_TASKS
         },
@@ -106,19 +108,4 @@ def _objects(path: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, line in read_lines(path):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise CorpusError(str(path), f"is no JSON: {e}", number) from e
-        if not isinstance(record, dict):
-            raise CorpusError(str(path), f"needs an object, got {type(record).__name__}", number)
-        yield number, record
-
-
-def _text(path: str, number: int, record: Mapping[str, Any], name: str) -> str:
-    text = record.get(name)
-    if not isinstance(text, str) or not text.strip():
-        raise CorpusError(path, f'needs a "{name}" that is not empty, got {text!r}', number)
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        raise CorpusError(path, f'"{name}" holds half a surrogate pair: {text[:60]!r}', number)
-    return text
+        yield number, read_object(str(path), number, line)
