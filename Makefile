@@ -4,9 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Two processes: torch, OpenVINO and FAISS each bring a pool of threads, and what one leaves behind stays with one.
-# No faulthandler: it gives signal handlers a stack of 16 kB, and where AMX is in use the kernel's frame alone takes 11 kB:
-# the tests that send themselves SIGTERM then died of it now and again, without a word.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:faulthandler -m "not gpu and not soak"
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not soak"
 export PYTHONUTF8 := 1
 
 .PHONY: help demo test check format format-check lint types contracts docs soak bench bundled-embedder gpu-check clean

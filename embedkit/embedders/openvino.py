@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -189,7 +189,7 @@ class OpenVINOEmbedder(Embedder):
 
         A kept compilation halves the start of a process; it holds no weights, they stay in model.bin.
         """
-        core = _openvino().Core()
+        core = shared_core()
         config = {
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": thread_count(),
@@ -206,7 +206,7 @@ class OpenVINOEmbedder(Embedder):
     @cached_property
     def _batch_graph(self) -> Any:
         """The graph for many texts: a stream a thread, weights unpacked where the arithmetic is bf16."""
-        core = _openvino().Core()
+        core = shared_core()
         arithmetic = _arithmetic(core, self._precision)
         config = {"NUM_STREAMS": thread_count(), "INFERENCE_NUM_THREADS": thread_count(), **arithmetic}
         with self._loading():
@@ -252,6 +252,21 @@ def _arithmetic(core: Any, precision: str | None) -> dict[str, str]:
         return {"INFERENCE_PRECISION_HINT": "bf16"}
     group = "384" if precision == "int8" else "0"
     return {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+
+
+def shared_core() -> Any:
+    """Return this process's one OpenVINO Core; it lives as long as the process.
+
+    The CPU plug-in gives the thread that first compiles a stack for signal handlers, and takes it from the memory
+    when the last Core goes, on whatever thread that is: from then on a signal kills the process without a word.
+    """
+    return _core_of(os.getpid())
+
+
+@cache
+def _core_of(process: int) -> Any:
+    """Return the Core of a process: a forked one needs its own, the parent's threads did not come along."""
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

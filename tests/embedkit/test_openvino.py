@@ -182,3 +182,23 @@ def test_a_forked_process_encodes_too(embedder: OpenVINOEmbedder) -> None:
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_a_signal_after_the_embedder_went_on_another_thread() -> None:
+    """An embedder that another thread drops leaves a process whose signal handlers still run."""
+    code = (
+        "import gc, os, signal, threading\n"
+        "from embedkit.registry import get_embedder\n"
+        "held = [get_embedder('bundled')]\n"
+        "held[0].encode_query(['a'])\n"
+        "def drop():\n"
+        "    held.clear()\n"
+        "    gc.collect()\n"
+        "thread = threading.Thread(target=drop)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "signal.signal(signal.SIGTERM, lambda number, frame: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr

@@ -18,7 +18,7 @@ from embedkit.embedders.batching import round_up
 from embedkit.embedders.compact_tokenizer import FILE as COMPACT
 from embedkit.embedders.compact_tokenizer import CompactTokenizer, compactable, write_compact
 from embedkit.embedders.folder import ModelFolder, read_folder
-from embedkit.embedders.openvino import DESCRIPTION
+from embedkit.embedders.openvino import DESCRIPTION, shared_core
 from embedkit.embedders.safetensors import read_safetensors
 from embedkit.embedders.saved import SavedModel, check_golden_vectors, read_saved
 from embedkit.errors import InputError, StoreError, TrainingError
@@ -213,9 +213,8 @@ def _rows(tokenizer: Tokenizer, card: dict[str, Any], texts: Sequence[str]) -> l
 def _vectors(graph: Any, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
     """Encode rows of ids one by one in float32: unit vectors [n, dim]."""
     import numpy as np
-    import openvino
 
-    compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = []
     for row in rows:
         ids = np.array([row], np.int32)
