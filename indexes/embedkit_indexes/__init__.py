@@ -6,18 +6,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedkit_indexes.builder import BuildProgress, BuildReport
     from embedkit_indexes.corpus.chunking import ChunkConfig
     from embedkit_indexes.corpus.options import ReadOptions, ReadReport
     from embedkit_indexes.corpus.readers import read_corpus
     from embedkit_indexes.corpus.records import Document, Skipped
+    from embedkit_indexes.filters import Condition, F
+    from embedkit_indexes.group import IndexGroup, open_indexes
     from embedkit_indexes.index import Index
+    from embedkit_indexes.planner import EngineConfig, SearchEffort
+    from embedkit_indexes.reports import BuildProgress, BuildReport
     from embedkit_indexes.results import RankedChunk, SearchHit, SearchResult
+    from embedkit_indexes.where import parse_where
 
 # Read on first use: a search needs neither readers nor chunker, and starts the sooner.
 _HOMES = {
-    "BuildProgress": "builder",
-    "BuildReport": "builder",
+    "BuildProgress": "reports",
+    "BuildReport": "reports",
+    "Condition": "filters",
+    "EngineConfig": "planner",
+    "F": "filters",
+    "IndexGroup": "group",
+    "SearchEffort": "planner",
+    "open_indexes": "group",
+    "parse_where": "where",
     "ChunkConfig": "corpus.chunking",
     "Document": "corpus.records",
     "Index": "index",
@@ -34,14 +45,21 @@ __all__ = [
     "BuildProgress",
     "BuildReport",
     "ChunkConfig",
+    "Condition",
     "Document",
+    "EngineConfig",
+    "F",
     "Index",
+    "IndexGroup",
     "RankedChunk",
     "ReadOptions",
     "ReadReport",
+    "SearchEffort",
     "SearchHit",
     "SearchResult",
     "Skipped",
+    "open_indexes",
+    "parse_where",
     "read_corpus",
 ]
 

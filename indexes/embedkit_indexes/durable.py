@@ -9,16 +9,19 @@ import platform
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from embedkit.errors import StoreError
-from embedkit.syncing import sync_folder
+from embedkit.syncing import sync_file, sync_folder
 
-PREFIX = "segment-"
+SEGMENT = "segment-"
+DELETED = "deleted-"
+SHARDS = "embedding-"
 LOCK = "writer.lock"
+_OURS = (SEGMENT, DELETED, SHARDS)
 
 
 @contextmanager
@@ -77,18 +80,75 @@ def _take(f: IO[str]) -> bool:
     return True
 
 
-def new_segment(directory: Path) -> Path:
-    """Make a folder for a new segment."""
-    folder = directory / f"{PREFIX}{secrets.token_hex(6)}"
+class Pin:
+    """Hold a segment's folder for a reader: `drop_leftovers` leaves it until the last pin is gone.
+
+    The system frees it when its process dies. Where folders cannot be locked (Windows, some network drives),
+    the folder's mapped files keep it, as far as that system keeps them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._handle = -1
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        self._handle = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):
+            fcntl.flock(self._handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def __del__(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+
+
+def new_folder(directory: Path, prefix: str = SEGMENT) -> Path:
+    """Make a folder with a name of its own."""
+    folder = directory / f"{prefix}{secrets.token_hex(6)}"
     folder.mkdir()
     return folder
 
 
-def drop_leftovers(directory: Path, keep: str) -> None:
-    """Remove every segment folder but `keep`: old ones, and what killed builds left. Hold the lock."""
-    for folder in directory.glob(f"{PREFIX}*"):
-        if folder.name != keep:
+def drop_leftovers(directory: Path, keep: Collection[str], *, shards: bool = True) -> None:
+    """Remove what no version needs: old segments that no reader holds, and what killed writers left. Hold the lock.
+
+    Without `shards`, what a killed writer has embedded stays.
+    """
+    for path in directory.iterdir():
+        if path.name.startswith(SHARDS) and not shards:
+            continue
+        if path.name.startswith(_OURS) and path.name not in keep:
+            if path.is_dir():
+                _drop(path)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+        elif path.name.endswith(".tmp"):
+            path.unlink(missing_ok=True)
+
+
+def _drop(folder: Path) -> None:
+    if sys.platform == "win32":
+        gone = folder.with_name(folder.name + ".gone")
+        with suppress(OSError):  # a file in use keeps its folder from being renamed
+            shutil.rmtree(folder.rename(gone), ignore_errors=True)
+        return
+    import fcntl
+
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass  # a reader holds it; a later change takes it away
+        finally:
+            os.close(handle)
+
+
+def belongs(name: str) -> bool:
+    """Return whether a file of this name in an index's directory is the index's own."""
+    return name.startswith(_OURS) or name == LOCK or name.endswith(".tmp")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -103,6 +163,13 @@ def replace_text(path: Path, text: str) -> None:
     finally:
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Force a folder and all files in it to the disk."""
+    for path in folder.iterdir():
+        sync_file(path)
+    sync_folder(folder)
 
 
 def checksum(path: Path) -> str:

@@ -1,38 +1,38 @@
-"""`Index`: build it once from documents, search it under any instruction."""
+"""`Index`: build it once from documents, search it under any instruction, change it for years."""
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from embedkit.embedder import Embedder
-from embedkit.errors import CorruptIndexError, FingerprintError, InputError, UnknownNameError
+from embedkit.errors import InputError, UnknownNameError
 from embedkit.registry import full_name, get_embedder, reopen_embedder
 from embedkit.tasks import Task, get_task
 from embedkit.threads import thread_count
-from embedkit_indexes import faiss_engine
-from embedkit_indexes.manifest import Manifest, check_probes
+from embedkit_indexes.manifest import Manifest, check_fingerprint, check_probes
+from embedkit_indexes.planner import EngineConfig, SearchEffort
+from embedkit_indexes.question import Mode, Question, checked_queries, make_question
 from embedkit_indexes.results import RankedChunk, SearchHit, SearchResult
-from embedkit_indexes.segment import Segment
+from embedkit_indexes.searching import search_snapshot
+from embedkit_indexes.snapshot import Ranking, Snapshot
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from embedkit_indexes.builder import BuildProgress, BuildReport
     from embedkit_indexes.corpus.chunking import ChunkConfig
     from embedkit_indexes.corpus.options import ReadReport
     from embedkit_indexes.corpus.records import Document
+    from embedkit_indexes.filters import Condition
+    from embedkit_indexes.reports import BuildProgress, BuildReport
+    from embedkit_indexes.settings import IndexSettings
 
 _BATCH = 1024
 
 
-class _Found(NamedTuple):
-    """What one query found: scores and row numbers, best first."""
+class Found(NamedTuple):
+    """What one query found; `cosines` and `bm25` hold what is known of each row."""
 
     query: str
     task: str | None
@@ -40,21 +40,30 @@ class _Found(NamedTuple):
     encoded: str
     obeys: bool
     truncated: int
-    scores: list[float]
-    numbers: list[int]
+    ranking: Ranking
+    cosines: dict[int, float]
+    bm25: dict[int, float]
 
 
 class Index:
-    """A corpus, embedded once: only the query carries a task, so that one index serves them all."""
+    """A corpus, embedded once: only the query carries a task, so that one index serves them all.
 
-    def __init__(self, directory: Path, manifest: Manifest, embedder: Embedder | None = None) -> None:
+    An open index is a snapshot: changes made later, by this process or another, are seen after `refresh`. Its own
+    `add`, `upsert`, `sync`, `delete`, `compact` and `migrate` refresh it. Any number of threads may search.
+    """
+
+    def __init__(self, directory: Path, snapshot: Snapshot, embedder: Embedder | None = None) -> None:
         self.directory = directory
-        self.manifest = manifest
+        self._snapshot = snapshot
         self._given = embedder
         self._loading = threading.Lock()
-        self._segment = Segment(directory / manifest.segment)
         if embedder is not None:
             self._check_fingerprint(embedder)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index holds, in the version that is open."""
+        return self._snapshot.manifest
 
     @staticmethod
     def build(
@@ -69,38 +78,46 @@ class Index:
         progress: Callable[[BuildProgress], None] | None = None,
         read_report: ReadReport | None = None,
         overwrite: bool = False,
-        exact_limit: int = faiss_engine.EXACT_LIMIT,
+        engine: EngineConfig | None = None,
+        dtype: str = "float16",
+        sources: Sequence[str] = (),
+        tuning_queries: Sequence[str] | None = None,
     ) -> BuildReport:
         """Embed `documents` and store them as an index in `directory`.
 
         `embedder` is a name for `get_embedder` (then `embedder_options` go to it and both are stored, save
         secrets, `device` and `token_budget`) or an object (then say in `embedder_spec` how to open it again, or pass
-        it to `open`). `tasks` are stored with the index. Up to `exact_limit` chunks the search is exact.
-        An index that is there is replaced, in one step at the end, where `overwrite` is true.
+        it to `open`). `tasks` are stored with the index. `engine` says how vectors are searched, `dtype` ("float16",
+        "float32") how they are stored; `tuning_queries` are real queries to tune the engine on. `sources` are
+        remembered for the next `sync`. An index that is there is replaced, in one step at the end, where `overwrite`
+        is true. What a killed build has embedded is not embedded again.
 
         Raises InputError for a corpus without text, NotAnIndexError where the directory holds other things,
         StoreError for the disk's troubles, EmbedderError for NaN or wrong shapes. Whatever is raised, the
         index that was there stays whole.
         """
         # Imported here: a search needs none of it, and starts the sooner.
-        from embedkit_indexes.builder import BuildPlan, build
+        from embedkit_indexes.changes import build
         from embedkit_indexes.corpus.chunking import ChunkConfig
+        from embedkit_indexes.settings import IndexSettings
 
         options = dict(embedder_options or {})
         if isinstance(embedder, str):
             embedder_spec = full_name(embedder_spec or embedder)
             embedder = get_embedder(embedder, **options)
-        plan = BuildPlan(
+        settings = IndexSettings(
+            "", {}, 0, chunking=chunking or ChunkConfig(), tasks=tasks or {}, engine=engine or EngineConfig(),
+            dtype=dtype, sources=tuple(sources),
+        ).using(embedder, embedder_spec, options)  # fmt: skip
+        return build(
             Path(directory),
-            embedder,
-            embedder_spec,
-            options,
-            chunking or ChunkConfig(),
-            tasks or {},
-            overwrite,
-            exact_limit,
+            settings,
+            documents,
+            progress,
+            read_report,
+            overwrite=overwrite,
+            queries=tuning_queries,
         )
-        return build(plan, documents, progress, read_report)
 
     @classmethod
     def open(cls, directory: str | Path, embedder: Embedder | None = None) -> Index:
@@ -113,7 +130,30 @@ class Index:
                 f"embedder {embedder!r} is {type(embedder).__name__}: pass an Embedder (get_embedder(name))"
             )
         path = Path(directory)
-        return cls(path, Manifest.read(path), embedder)
+        return cls(path, Snapshot.open(path), embedder)
+
+    def refresh(self) -> bool:
+        """See the latest version from now on; return whether there was a newer one.
+
+        Searches under way end on the version they began with. Raises FingerprintError, and stays as it is, where the
+        index was rebuilt or migrated to another embedder than the one in use.
+        """
+        if Manifest.read(self.directory).generation == self.manifest.generation:
+            return False
+        snapshot = Snapshot.open(self.directory)
+        embedder = self.__dict__.get("embedder", self._given)
+        if embedder is not None:
+            self._check_fingerprint(embedder, snapshot.manifest)
+        self._snapshot = snapshot
+        self.__dict__.pop("tasks", None)
+        return True
+
+    def _settle(self) -> None:
+        """See one's own change, and let go of what only this index still held."""
+        from embedkit_indexes.changes import sweep
+
+        if self.refresh():
+            sweep(self.directory)
 
     def __len__(self) -> int:
         """Return the number of chunks."""
@@ -143,6 +183,144 @@ class Index:
         check_probes(self.manifest, embedder)
         return embedder
 
+    # Changing
+
+    def add(self, documents: Iterable[Document], **told: Any) -> BuildReport:
+        """Add documents; InputError where an id is there already. `told`: `progress`, `read_report`."""
+        return self._ingest(documents, "add", **told)
+
+    def upsert(self, documents: Iterable[Document], **told: Any) -> BuildReport:
+        """Add documents, in place of those with the same ids; what did not change is not embedded again."""
+        return self._ingest(documents, "upsert", **told)
+
+    def sync(self, documents: Iterable[Document], **told: Any) -> BuildReport:
+        """Make the index hold just these documents: embed what is new or changed, delete what is not among them.
+
+        Documents of a source that `read_report` says could not be read stay. Raises InputError, and changes nothing,
+        where there is no document at all.
+        """
+        return self._ingest(documents, "sync", **told)
+
+    def _ingest(
+        self,
+        documents: Iterable[Document],
+        mode: Literal["add", "upsert", "sync"],
+        progress: Callable[[BuildProgress], None] | None = None,
+        read_report: ReadReport | None = None,
+    ) -> BuildReport:
+        from embedkit_indexes.changes import ingest
+
+        report = ingest(
+            self.directory, self._settings, documents, mode, progress=progress, read_report=read_report
+        )
+        self._settle()
+        return report
+
+    def delete(
+        self,
+        ids: Iterable[str] = (),
+        *,
+        source: str | None = None,
+        where: str | Condition | None = None,
+    ) -> BuildReport:
+        """Delete documents by id, by source (the file they came from), or where any chunk satisfies a filter.
+
+        Ids that are not there are passed over; `removed` in the report counts what was deleted. Raises InputError
+        where nothing is asked for.
+        """
+        from embedkit_indexes.changes import delete
+        from embedkit_indexes.filters import F, check
+        from embedkit_indexes.segment import FilterFields
+        from embedkit_indexes.where import parse_where
+
+        if isinstance(ids, str):
+            ids = [ids]
+        wanted = list(ids)
+        condition = parse_where(where) if isinstance(where, str) else where
+        if source is not None:
+            condition = F("source") == source if condition is None else (F("source") == source) & condition
+        if not wanted and condition is None:
+            raise InputError("nothing was named to delete: give ids, a source or a filter")
+        if condition is not None:
+            check(condition, [FilterFields(s) for s in self._snapshot.segments])
+        report = delete(self.directory, self._stored, wanted, condition)
+        self._settle()
+        return report
+
+    def compact(self, progress: Callable[[BuildProgress], None] | None = None) -> BuildReport:
+        """Write all as one segment, without what is deleted; nothing is embedded, readers go on."""
+        from embedkit_indexes.changes import compact
+
+        report = compact(self.directory, self._stored, progress)
+        self._settle()
+        return report
+
+    def migrate(
+        self,
+        embedder: Embedder | str,
+        *,
+        embedder_spec: str = "",
+        embedder_options: Mapping[str, Any] | None = None,
+        dtype: str | None = None,
+        progress: Callable[[BuildProgress], None] | None = None,
+    ) -> BuildReport:
+        """Embed every chunk, as it is stored, with another embedder; the index serves as before until the switch.
+
+        Chunks keep their bounds: those beyond the new embedder's length are counted as truncated. A migration that
+        was killed goes on where it was.
+        """
+        from dataclasses import replace
+
+        from embedkit_indexes.changes import migrate
+        from embedkit_indexes.settings import IndexSettings
+
+        options = dict(embedder_options or {})
+        if isinstance(embedder, str):
+            embedder_spec = full_name(embedder_spec or embedder)
+            embedder = get_embedder(embedder, **options)
+        new = embedder
+
+        def settings(manifest: Manifest) -> IndexSettings:
+            stored = IndexSettings.of(manifest).using(new, embedder_spec, options)
+            return replace(stored, dtype=dtype or stored.dtype)
+
+        report = migrate(self.directory, settings, progress)
+        self._given = new
+        self.__dict__.pop("embedder", None)
+        self._settle()
+        return report
+
+    def _settings(self, manifest: Manifest) -> IndexSettings:
+        from embedkit_indexes.settings import IndexSettings
+
+        self._check_fingerprint(self.embedder, manifest)
+        return IndexSettings.of(manifest, self.embedder)
+
+    @staticmethod
+    def _stored(manifest: Manifest) -> IndexSettings:
+        from embedkit_indexes.settings import IndexSettings
+
+        return IndexSettings.of(manifest)
+
+    def export(self, path: str | Path, *, overwrite: bool = False) -> int:
+        """Write all chunks with their vectors to a Parquet file; return how many. `restore` makes an index of it."""
+        from embedkit_indexes.exchange import export_parquet
+
+        return export_parquet(self._snapshot, Path(path), overwrite=overwrite)
+
+    @staticmethod
+    def restore(directory: str | Path, path: str | Path, *, overwrite: bool = False) -> BuildReport:
+        """Make an index of a file that `export` wrote: the same chunks, ids and vectors; nothing is embedded.
+
+        Raises CorpusError for another file.
+        """
+        from embedkit_indexes.changes import restore
+        from embedkit_indexes.exchange import ParquetIndex
+
+        return restore(Path(directory), ParquetIndex(Path(path)), overwrite=overwrite)
+
+    # Searching
+
     def search(
         self,
         query: str,
@@ -151,14 +329,24 @@ class Index:
         instruction: str | None = None,
         k: int = 10,
         lang: str | None = None,
+        where: str | Condition | None = None,
+        effort: SearchEffort | float | None = None,
+        mode: Mode = "dense",
+        weights: Sequence[float] = (1.0, 1.0),
     ) -> SearchResult:
         """Return the `k` chunks nearest to `query` under a task or a free instruction, best first.
 
-        `lang` keeps only chunks of that language; fewer than `k` hits come back only where there are fewer
-        chunks. Raises InputError for an empty query, k < 1 or a language that the index lacks, and
-        UnknownNameError for an unknown task.
+        `lang` and `where` (`year >= 2020 and source = "wiki"`, or `F("year") >= 2020`) keep only the chunks that
+        satisfy them; fewer than `k` hits come back only where there are fewer such chunks. `effort` is the recall@10
+        to reach by the index's own measurement, or the parameters themselves. `mode` "lexical" searches by words
+        alone (BM25, without the instruction), "hybrid" fuses both by reciprocal rank under `weights` (vectors,
+        words). Raises InputError for an empty query, k < 1 or a filter that cannot be asked, and UnknownNameError for
+        an unknown task, language or field.
         """
-        return self.search_many([query], task=task, instruction=instruction, k=k, lang=lang)[0]
+        return self.search_many(
+            [query], task=task, instruction=instruction, k=k, lang=lang, where=where, effort=effort, mode=mode,
+            weights=weights,
+        )[0]  # fmt: skip
 
     def search_many(
         self,
@@ -168,14 +356,31 @@ class Index:
         instruction: str | None = None,
         k: int = 10,
         lang: str | None = None,
+        where: str | Condition | None = None,
+        effort: SearchEffort | float | None = None,
+        mode: Mode = "dense",
+        weights: Sequence[float] = (1.0, 1.0),
     ) -> list[SearchResult]:
         """Search for several queries at once, which is faster than one by one; see `search`."""
+        question = make_question(
+            task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
+        )
+        snapshot = self._snapshot
         results: list[SearchResult] = []
-        for found in self._find(queries, task, instruction, k, lang):
-            rows = self._segment.rows(found.numbers)
+        for found in self._find(snapshot, queries, question, lang):
+            numbers = found.ranking.numbers
             hits = tuple(
-                SearchHit(rank=rank, score=score, **row)
-                for rank, (score, row) in enumerate(zip(found.scores, rows, strict=True), 1)
+                SearchHit(
+                    rank=rank,
+                    score=score,
+                    **row,
+                    cosine=found.cosines.get(number),
+                    bm25=found.bm25.get(number),
+                    index=snapshot.origin(number),
+                )
+                for rank, (score, number, row) in enumerate(
+                    zip(found.ranking.scores, numbers, snapshot.rows(numbers), strict=True), 1
+                )
             )
             results.append(SearchResult(*found[:6], hits))
         return results
@@ -188,62 +393,65 @@ class Index:
         instruction: str | None = None,
         k: int = 10,
         lang: str | None = None,
+        where: str | Condition | None = None,
+        effort: SearchEffort | float | None = None,
+        mode: Mode = "dense",
+        weights: Sequence[float] = (1.0, 1.0),
     ) -> list[list[RankedChunk]]:
         """Search as `search_many` does, but return document ids and scores alone: for evaluation at depth."""
-        self._load()
-        ids = self._document_ids
+        question = make_question(
+            task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
+        )
+        snapshot = self._snapshot
+        ids = snapshot.document_ids
         return [
-            [RankedChunk(ids[n], s) for n, s in zip(found.numbers, found.scores, strict=True)]
-            for found in self._find(queries, task, instruction, k, lang)
+            [RankedChunk(ids[n], s) for s, n in zip(*found.ranking, strict=True)]
+            for found in self._find(snapshot, queries, question, lang)
         ]
 
     def _find(
-        self,
-        queries: Sequence[str],
-        task: str | Task | None,
-        instruction: str | None,
-        k: int,
-        lang: str | None,
-    ) -> Iterator[_Found]:
-        if isinstance(queries, str):
-            raise InputError(f"several queries were expected, got one string: write [{queries[:30]!r}]")
-        queries = list(queries)
-        for number, query in enumerate(queries):
-            where = f" {number + 1}" if len(queries) > 1 else ""
-            if not isinstance(query, str):
-                raise InputError(f"query{where} is {type(query).__name__}, not str")
-            if not query.strip():
-                raise InputError(f"query{where} is empty: write what you look for")
-        try:
-            k = int(operator.index(k))
-        except TypeError:
-            raise InputError(f"k is {k!r}: give a whole number") from None
-        if k < 1:
-            raise InputError(f"k is {k}: ask for 1 or more results")
-        self._check_language(lang)
-        chosen = self._resolve(task)
+        self, snapshot: Snapshot, queries: Sequence[str], question: Question, lang: str | None
+    ) -> Iterator[Found]:
+        queries = checked_queries(queries)
+        if lang is not None and lang not in snapshot.languages:
+            raise UnknownNameError("language", lang, snapshot.languages, "`embedkit info` counts them.")
+        chosen = get_task(question.task, self.tasks) if isinstance(question.task, str) else question.task
         self._load()
         info = self.embedder.info
-        sentence = self.embedder.instruction_for(chosen, instruction)
-        name = self._task_name(chosen, instruction)
+        sentence = self.embedder.instruction_for(chosen, question.instruction)
+        name = self._task_name(chosen, question.instruction)
         obeys = sentence is None or info.instruction_trained
-        rows = self._rows(lang)
+        allowed = snapshot.allowed(question.condition)
         for start in range(0, len(queries), _BATCH):
             part = queries[start : start + _BATCH]
-            vectors = self.embedder.encode_query(part, chosen, instruction)
-            scores, numbers = self._engine.search(vectors, min(k, len(self)), rows)
             encoded = [info.template.render_query(q, sentence) for q in part]
             tokens = self.embedder.count_tokens(encoded)
-            for query, text, count, s, n in zip(part, encoded, tokens, scores, numbers, strict=True):
-                kept, cut = n >= 0, max(0, count - info.max_length)
-                yield _Found(query, name, sentence, text, obeys, cut, s[kept].tolist(), n[kept].tolist())
+            vectors = None
+            if question.mode != "lexical":
+                vectors = self.embedder.encode_query(part, chosen, question.instruction)
+            rankings = search_snapshot(snapshot, part, vectors, allowed, question)
+            for query, text, count, ranking in zip(part, encoded, tokens, rankings, strict=True):
+                cut = max(0, count - info.max_length)
+                yield Found(query, name, sentence, text, obeys, cut, *ranking)
 
     def explain(
-        self, query: str, *, task: str | Task | None = None, instruction: str | None = None, k: int = 10
+        self,
+        query: str,
+        *,
+        task: str | Task | None = None,
+        instruction: str | None = None,
+        k: int = 10,
+        where: str | Condition | None = None,
+        effort: SearchEffort | float | None = None,
+        mode: Mode = "dense",
     ) -> dict[str, Any]:
         """Say in plain values what is encoded for a query (string, tokens) and how it is searched."""
         # Searched for real: what is told is what a search does, and what cannot be asked cannot be explained.
-        found = next(self._find([query], task, instruction, k, None))
+        question = make_question(
+            task, instruction, k, lang=None, where=where, effort=effort, mode=mode, weights=(1.0, 1.0)
+        )
+        snapshot = self._snapshot
+        found = next(self._find(snapshot, [query], question, None))
         tokenizer = self.embedder.tokenizer
         return {
             "query": query,
@@ -255,21 +463,21 @@ class Index:
             "token_count": self.embedder.count_tokens([found.encoded])[0],
             "truncated": found.truncated,
             "embedder": {**self.manifest.embedder, "fingerprint": self.manifest.fingerprint},
-            "plan": {**self._engine.plan(k), "threads": thread_count()},
+            "plan": {**snapshot.plan(question), "threads": thread_count()},
         }
 
     def document_languages(self) -> dict[str, str]:
         """Return each document's language by its id, `und` where none was told or found."""
-        self._map()
-        langs = self._segment.column("lang").to_pylist()
-        return dict(zip(self._document_ids, langs, strict=True))
+        out: dict[str, str] = {}
+        for segment in self._snapshot.segments:
+            columns = (segment.documents(n).to_pylist() for n in ("id", "lang"))
+            live = segment.live_documents.tolist()
+            out.update((id, lang) for id, lang, alive in zip(*columns, live, strict=True) if alive)
+        return out
 
     def verify(self) -> None:
         """Read all files and compare their checksums. Raises CorruptIndexError naming the one that differs."""
         self.manifest.verify(self.directory)
-
-    def _resolve(self, task: str | Task | None) -> Task | None:
-        return get_task(task, self.tasks) if isinstance(task, str) else task
 
     def _task_name(self, chosen: Task | None, instruction: str | None) -> str | None:
         """Return the task that holds: the one chosen, else the embedder's default unless words are given."""
@@ -277,21 +485,10 @@ class Index:
             return chosen.name
         return self.embedder.info.default_task if instruction is None else None
 
-    @cached_property
-    def _document_ids(self) -> list[str]:
-        ids: list[str] = self._segment.column("document_id").to_pylist()
-        return ids
-
-    @cached_property
-    def _engine(self) -> faiss_engine.Engine:
-        return faiss_engine.open_engine(
-            self.directory / self.manifest.segment, self._segment.vectors, self.manifest.engine
-        )
-
     def _load(self) -> None:
         """Open the embedder and, beside it, the index: each waits on other things than the other."""
         with self._loading:
-            if "embedder" in self.__dict__ and "_engine" in self.__dict__:
+            if "embedder" in self.__dict__:
                 return
             failures: list[BaseException] = []
 
@@ -304,49 +501,10 @@ class Index:
             # A daemon: Ctrl-C need not wait for a model that is still loading.
             thread = threading.Thread(target=load, name="embedkit-load", daemon=True)
             thread.start()
-            self._map()
+            self._snapshot.map()
             thread.join()
             if failures:
                 raise failures[0]
 
-    def _map(self) -> None:
-        """Map the files: from here on a rebuild does not touch this index. One that came before is followed."""
-        while True:
-            try:
-                self._segment.map()
-                _ = self._engine
-            except CorruptIndexError:
-                latest = Manifest.read(self.directory)
-                if latest.segment == self.manifest.segment:
-                    raise
-                if latest.fingerprint != self.manifest.fingerprint:
-                    raise FingerprintError(
-                        f"{self.directory} was rebuilt with {latest.embedder['name']} since it was opened: open it again"
-                    ) from None
-                self.manifest = latest
-                self._segment = Segment(self.directory / latest.segment)
-            else:
-                return
-
-    def _check_fingerprint(self, embedder: Embedder) -> None:
-        if embedder.fingerprint == self.manifest.fingerprint:
-            return
-        built = self.manifest
-        raise FingerprintError(
-            f"{self.directory} was built with {built.embedder['name']} ({built.dim} dimensions, {built.fingerprint}), "
-            f"this is {embedder.info.name} ({embedder.info.dim} dimensions, {embedder.fingerprint}): their vectors "
-            f"cannot be compared; open it with {built.spec or 'the first one'}, or rebuild it with "
-            "`embedkit index --force`"
-        )
-
-    def _check_language(self, lang: str | None) -> None:
-        if lang is not None and lang not in self.manifest.languages:
-            raise UnknownNameError("language", lang, self.manifest.languages, "`embedkit info` counts them.")
-
-    def _rows(self, lang: str | None) -> NDArray[np.int64] | None:
-        if lang is None:
-            return None
-        import numpy as np
-        import pyarrow.compute as pc
-
-        return np.flatnonzero(pc.equal(self._segment.column("lang"), lang).to_numpy())
+    def _check_fingerprint(self, embedder: Embedder, manifest: Manifest | None = None) -> None:
+        check_fingerprint(manifest or self.manifest, embedder, str(self.directory))

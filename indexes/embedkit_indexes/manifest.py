@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from embedkit.embedder import Embedder
-from embedkit.errors import CorruptIndexError, EmbedderError, NotAnIndexError
+from embedkit.errors import CorruptIndexError, EmbedderError, FingerprintError, NotAnIndexError
 from embedkit_indexes.durable import checksum, replace_text
 
 NAME = "embedkit.json"
-FORMAT = 1
+FORMAT = 2
+_DAMAGED = "the index is damaged, rebuild with `embedkit index`"
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "int": int,
@@ -25,10 +27,42 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """The size in bytes and sha256 of one file of the segment."""
+    """The size in bytes and sha256 of one file."""
 
     bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Describe a file as it is now."""
+        return cls(path.stat().st_size, checksum(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Deletions:
+    """A bitmap over a segment's documents, and what it takes away."""
+
+    name: str
+    file: FileRecord
+    documents: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """A segment's folder, files and engine; `documents` and `chunks` count the deleted ones too."""
+
+    name: str
+    documents: int
+    chunks: int
+    engine: Mapping[str, Any]
+    files: Mapping[str, FileRecord]
+    deletions: Deletions | None = None
+
+    @property
+    def live(self) -> int:
+        """Return the number of chunks that are not deleted."""
+        return self.chunks - (self.deletions.chunks if self.deletions else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +78,9 @@ class Manifest:
     """Everything about an index but its rows and vectors.
 
     `embedder` names it, and holds the description that the fingerprint was made from; `spec` is what
-    `get_embedder` opens it by ("" for an object that a program passed in). `languages` counts documents.
+    `get_embedder` opens it by ("" for an object that a program passed in). The counts are of what is not deleted;
+    `languages` counts documents. `generation` grows by one with every change; `next_id` is the first chunk id that
+    was never given. `sources` are what `embedkit index` was last told to read.
     """
 
     fingerprint: str
@@ -53,9 +89,9 @@ class Manifest:
     options: Mapping[str, Any]
     chunker: Mapping[str, Any]
     engine: Mapping[str, Any]
-    segment: str
-    files: Mapping[str, FileRecord]
+    segments: tuple[SegmentRecord, ...]
     probes: tuple[Probe, ...]
+    dtype: str
     dim: int
     documents: int
     chunks: int
@@ -65,7 +101,11 @@ class Manifest:
     coverage: float
     languages: Mapping[str, int]
     created: str
+    updated: str
     version: str
+    generation: int
+    next_id: int
+    sources: tuple[str, ...] = ()
     tasks: tuple[Mapping[str, str], ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     format: int = FORMAT
@@ -74,9 +114,34 @@ class Manifest:
         """Return plain JSON values."""
         return asdict(self)
 
+    def content(self) -> dict[str, Any]:
+        """Return what decides a version: all but its number, its time and its writer."""
+        passing = ("generation", "updated", "version", "skipped")
+        plain: dict[str, Any] = json.loads(json.dumps(self.to_dict()))
+        return {k: v for k, v in plain.items() if k not in passing}
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of all files, without the manifest."""
+        return sum(record.bytes for _, record in self.files())
+
+    def files(self) -> Iterator[tuple[str, FileRecord]]:
+        """Yield every file, by its path in the directory, and what it must be."""
+        for segment in self.segments:
+            for name, record in segment.files.items():
+                yield f"{segment.name}/{name}", record
+            if segment.deletions is not None:
+                yield segment.deletions.name, segment.deletions.file
+
+    def names(self) -> set[str]:
+        """Return the names in the directory that this version needs."""
+        return {path.partition("/")[0] for path, _ in self.files()}
+
     def write(self, directory: Path) -> None:
-        """Replace the directory's manifest in one step: from here on the new index is the one."""
-        replace_text(directory / NAME, json.dumps(self.to_dict(), ensure_ascii=False, indent=1) + "\n")
+        """Replace the directory's manifest in one step: from here on the new version is the one."""
+        data = self.to_dict()
+        text = json.dumps({**data, "checksum": _digest(data)}, ensure_ascii=False, indent=1)
+        replace_text(directory / NAME, text + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -89,8 +154,8 @@ class Manifest:
             try:
                 manifest._check_sizes(directory)
             except CorruptIndexError:
-                # A rebuild that ended just now has taken the old files away.
-                if cls._parse(directory).segment == manifest.segment:
+                # A change that ended just now may have taken the old files away.
+                if cls._parse(directory).generation == manifest.generation:
                     raise
             else:
                 return manifest
@@ -105,55 +170,76 @@ class Manifest:
             )
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(data, dict) or data.get("format") != FORMAT:
-                found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            if found != FORMAT:
+                newer = isinstance(found, int) and found > FORMAT
                 raise CorruptIndexError(
-                    f"{path} has format {found!r}, this version reads {FORMAT}: rebuild the index or use "
-                    "the embedkit that wrote it"
+                    f"{path} has format {found!r}, this version reads {FORMAT}: "
+                    + ("update embedkit" if newer else "rebuild it with `embedkit index --force`")
                 )
-            names = [data["segment"], *data["files"]]
-            if any(Path(n).name != n for n in names):
-                raise ValueError(f"a path where a name should be: {names}")
-            data["files"] = {k: FileRecord(**v) for k, v in data["files"].items()}
+            if data.pop("checksum", None) != _digest(data):
+                raise ValueError("its checksum is not that of its content")
+            data["segments"] = tuple(_segment(s) for s in data["segments"])
             data["probes"] = tuple(Probe(p["text"], tuple(p["vector"])) for p in data["probes"])
             data["tasks"] = tuple(data["tasks"])
+            data["sources"] = tuple(data["sources"])
             manifest = cls(**{f.name: data[f.name] for f in fields(cls)})
             manifest._check_types()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            raise CorruptIndexError(f"{path} cannot be read ({e!r}): rebuild with `embedkit index`") from e
+            raise CorruptIndexError(
+                f"{path} cannot be read ({e!r}): rebuild with `embedkit index --force`"
+            ) from e
         return manifest
 
     def _check_types(self) -> None:
-        """Raise TypeError or KeyError for what another hand wrote: later steps trust the types."""
+        """Raise TypeError, KeyError or ValueError for what another hand wrote: later steps trust the types."""
         for f in fields(self):
             value = getattr(self, f.name)
             if not isinstance(value, _TYPES[str(f.type).partition("[")[0]]):
                 raise TypeError(f"{f.name} is {type(value).__name__}, not {f.type}")
-        _ = self.embedder["name"], self.engine["type"], [(t["name"], t["instruction"]) for t in self.tasks]
-        if not all(isinstance(r.bytes, int) for r in self.files.values()):
-            raise TypeError("a file's size is no number")
+        _ = self.embedder["name"], [(t["name"], t["instruction"]) for t in self.tasks]
+        _ = [s.engine["type"] for s in self.segments]
+        for path, record in self.files():
+            if not isinstance(record.bytes, int):
+                raise TypeError(f"the size of {path} is no number")
+            if path.count("/") > 1 or ".." in path or "\\" in path:
+                raise ValueError(f"a path where a name should be: {path}")
+        if self.dtype not in ("float16", "float32"):
+            raise ValueError(f"dtype {self.dtype!r} is unknown")
         if not self.probes or any(len(p.vector) != self.dim for p in self.probes):
             raise ValueError(f"its probes are no vectors of {self.dim} numbers")
 
     def _check_sizes(self, directory: Path) -> None:
-        for name, record in self.files.items():
-            path = directory / self.segment / name
+        for name, record in self.files():
+            path = directory / name
             size = path.stat().st_size if path.is_file() else None
             if size != record.bytes:
                 state = "is missing" if size is None else f"has {size:,} bytes instead of {record.bytes:,}"
-                raise CorruptIndexError(
-                    f"{path} {state}: the index is damaged, rebuild with `embedkit index`"
-                )
+                raise CorruptIndexError(f"{path} {state}: {_DAMAGED}")
 
     def verify(self, directory: Path) -> None:
         """Read every file and compare its sha256. Raises CorruptIndexError naming the file that differs."""
         self._check_sizes(directory)
-        for name, record in self.files.items():
-            path = directory / self.segment / name
-            if checksum(path) != record.sha256:
-                raise CorruptIndexError(
-                    f"{path} was altered: the index is damaged, rebuild with `embedkit index`"
-                )
+        for name, record in self.files():
+            if checksum(directory / name) != record.sha256:
+                raise CorruptIndexError(f"{directory / name} was altered: {_DAMAGED}")
+
+
+def _segment(data: Mapping[str, Any]) -> SegmentRecord:
+    deletions = data["deletions"]
+    return SegmentRecord(
+        **{
+            **data,
+            "files": {k: FileRecord(**v) for k, v in data["files"].items()},
+            "deletions": deletions and Deletions(**{**deletions, "file": FileRecord(**deletions["file"])}),
+        }
+    )
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    # Parsed back first: what is written and what is read are then the same values.
+    plain = json.loads(json.dumps(data))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def check_probes(manifest: Manifest, embedder: Embedder) -> None:
@@ -173,3 +259,15 @@ def check_probes(manifest: Manifest, embedder: Embedder) -> None:
             f"embedder {embedder.info.name!r} has the fingerprint of the index ({manifest.fingerprint}) but encodes "
             f"its probe texts otherwise (cosine {float(cosine.min()):.3f}): check its installation, or rebuild the index"
         )
+
+
+def check_fingerprint(manifest: Manifest, embedder: Embedder, where: str) -> None:
+    """Raise FingerprintError, both fingerprints shown, unless the index was built with this embedder."""
+    if embedder.fingerprint == manifest.fingerprint:
+        return
+    raise FingerprintError(
+        f"{where} was built with {manifest.embedder['name']} ({manifest.dim} dimensions, {manifest.fingerprint}), "
+        f"this is {embedder.info.name} ({embedder.info.dim} dimensions, {embedder.fingerprint}): their vectors "
+        f"cannot be compared; open it with {manifest.spec or 'the first one'}, re-embed it with `embedkit migrate`, "
+        "or rebuild it with `embedkit index --force`"
+    )

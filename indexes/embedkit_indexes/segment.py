@@ -1,4 +1,4 @@
-"""A segment: chunks and vectors of one build, as Arrow files that are written once and then memory-mapped."""
+"""A segment: the chunks of one change, in files that are written once and then memory-mapped."""
 
 from __future__ import annotations
 
@@ -10,114 +10,136 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import CorruptIndexError, InputError
-from embedkit_indexes.corpus.fields import json_value
-from embedkit_indexes.corpus.records import Chunk
+from embedkit.errors import CorruptIndexError
+from embedkit_indexes.durable import Pin
+from embedkit_indexes.manifest import SegmentRecord
+from embedkit_indexes.rows import RowSet
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
+    from embedkit_indexes.columns import Columns
+    from embedkit_indexes.faiss_engine import Engine
+    from embedkit_indexes.lexical import LexicalIndex
+
 CHUNKS = "chunks.arrow"
+DOCUMENTS = "documents.arrow"
 VECTORS = "vectors.arrow"
-_RAW = "vectors.raw"
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("document_id", pa.string()),
-            ("position", pa.int32()),
-            ("title", pa.string()),
-            ("text", pa.string()),
-            ("lang", pa.string()),
-            ("source", pa.string()),
-            ("start", pa.int64()),
-            ("end", pa.int64()),
-            ("metadata", pa.string()),
-        ]
-    )
-
-
-class SegmentWriter:
-    """Write chunks and vectors as they come: memory holds one window of them.
-
-    Vectors go to a raw file first, because Arrow wants to know their number before it writes one
-    contiguous batch, and only a contiguous batch can be searched where it lies.
-    """
-
-    def __init__(self, folder: Path, dim: int) -> None:
-        import pyarrow as pa
-
-        self._folder = folder
-        self._dim = dim
-        self._schema = _schema()
-        self._chunks = pa.ipc.new_file(str(folder / CHUNKS), self._schema)
-        self._raw = (folder / _RAW).open("wb")
-        self.rows = 0
-
-    def write(self, chunks: Sequence[Chunk], vectors: NDArray[np.float32]) -> None:
-        """Append chunks and their vectors, float32 [len(chunks), dim]."""
-        import pyarrow as pa
-
-        columns = zip(*(_row(c) for c in chunks), strict=True)
-        arrays = [pa.array(c, type=f.type) for c, f in zip(columns, self._schema, strict=True)]
-        self._chunks.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._raw.write(vectors.data)
-        self.rows += len(chunks)
-
-    def finish(self) -> NDArray[np.float32]:
-        """Close the files and return the vectors, float32 [rows, dim], mapped."""
-        import numpy as np
-        import pyarrow as pa
-
-        self.close()
-        raw = self._folder / _RAW
-        flat = np.memmap(raw, dtype=np.float32, mode="r", shape=(self.rows * self._dim,))
-        column = pa.FixedSizeListArray.from_arrays(pa.array(flat), self._dim)
-        with pa.ipc.new_file(str(self._folder / VECTORS), pa.schema([("vector", column.type)])) as f:
-            f.write_batch(pa.record_batch([column], names=["vector"]))
-        del column, flat
-        raw.unlink()
-        return Segment(self._folder).vectors
-
-    def close(self) -> None:
-        """Close the files as they are."""
-        self._chunks.close()
-        self._raw.close()
+HASH_BYTES = 16
+# The names that a filter knows beside the metadata's, and the columns that hold them.
+FIELDS = {
+    "id": "document_id",
+    "source": "source",
+    "title": "title",
+    "lang": "lang",
+    "position": "position",
+    "text": "text",
+}
 
 
 class Segment:
-    """Read a segment by memory map: opening costs nothing, rows are read when asked for."""
+    """Read a segment by memory map: opening costs nothing, rows are read when asked for.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    While it lives, its folder stays, even where a later version of the index has no need of it.
+    """
+
+    def __init__(self, directory: Path, record: SegmentRecord) -> None:
+        self.folder = directory / record.name
+        self.record = record
+        self._directory = directory
+        try:
+            self._pin = Pin(self.folder)
+        except OSError as e:
+            raise CorruptIndexError(f"{self.folder} cannot be opened ({e.strerror})") from e
+
+    def __len__(self) -> int:
+        """Return the number of chunks, the deleted ones too."""
+        return self.record.chunks
 
     @cached_property
-    def vectors(self) -> NDArray[np.float32]:
-        """All vectors, float32 [rows, dim], read-only and mapped."""
+    def vectors(self) -> NDArray[Any]:
+        """All vectors, float16 or float32 [chunks, dim], read-only and mapped."""
         import numpy as np
+        import pyarrow as pa
 
         column = self._open(VECTORS)[0].column(0)
         values, dim = column.values, column.type.list_size
+        dtype = np.dtype(np.float16 if pa.types.is_float16(values.type) else np.float32)
         # Not `to_numpy`: where pandas is installed, that imports it, a third of a second of a search.
-        buffer = values.buffers()[1]
         count = len(column) * dim
-        flat = (
-            np.frombuffer(buffer, np.float32, count, values.offset * 4) if count else np.empty(0, np.float32)
-        )
+        flat = np.frombuffer(values.buffers()[1], dtype, count, values.offset * dtype.itemsize)
+        if len(column) != len(self):
+            raise CorruptIndexError(f"{self.folder / VECTORS} holds {len(column)} vectors, not {len(self)}")
         return flat.reshape(len(column), dim)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The search over the vectors."""
+        from embedkit_indexes.faiss_engine import open_engine
+
+        return open_engine(self.folder, self.vectors, self.record.engine)
+
+    @cached_property
+    def lexical(self) -> LexicalIndex:
+        """The search over the words."""
+        from embedkit_indexes.lexical import LexicalIndex
+
+        return LexicalIndex.open(self.folder)
+
+    @cached_property
+    def metadata(self) -> Columns:
+        """The typed columns of the metadata."""
+        from embedkit_indexes.columns import Columns
+
+        return Columns.open(self.folder)
+
+    @cached_property
+    def alive(self) -> RowSet | None:
+        """The chunks that are not deleted, None for all."""
+        import numpy as np
+
+        if self.record.deletions is None:
+            return None
+        counts = self.documents("chunks").to_numpy()
+        mask = np.repeat(self.live_documents, counts)
+        if len(mask) != len(self):
+            raise CorruptIndexError(
+                f"{self.folder / DOCUMENTS} counts {len(mask)} chunks, not {len(self)}: rebuild the index"
+            )
+        return RowSet(mask)
+
+    @cached_property
+    def live_documents(self) -> NDArray[np.bool_]:
+        """Which documents are not deleted, bool [documents]."""
+        import numpy as np
+
+        count = self.record.documents
+        if self.record.deletions is None:
+            return np.ones(count, dtype=bool)
+        path = self._directory / self.record.deletions.name
+        try:
+            packed = np.fromfile(path, dtype=np.uint8)
+        except OSError as e:
+            raise CorruptIndexError(f"{path} cannot be read ({e.strerror}): rebuild the index") from e
+        if len(packed) != (count + 7) // 8:
+            raise CorruptIndexError(
+                f"{path} has {len(packed)} bytes for {count} documents: rebuild the index"
+            )
+        return ~RowSet.unpack(packed, count).mask
 
     @cached_property
     def _batches(self) -> tuple[list[Any], list[int]]:
         """The chunks' record batches, and the row number that each one ends before."""
         batches = self._open(CHUNKS)
-        return batches, list(accumulate(b.num_rows for b in batches))
+        ends = list(accumulate(b.num_rows for b in batches))
+        if ends[-1] != len(self):
+            raise CorruptIndexError(f"{self.folder / CHUNKS} holds {ends[-1]} chunks, not {len(self)}")
+        return batches, ends
 
     def map(self) -> None:
-        """Map both files now: what is mapped stays, even when a rebuild removes the folder."""
+        """Map the chunks and the vectors now."""
         _ = self.vectors, self._batches
 
     def _open(self, name: str) -> list[Any]:
@@ -125,13 +147,13 @@ class Segment:
         import pyarrow as pa
 
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self._folder / name)))
+            reader = pa.ipc.open_file(pa.memory_map(str(self.folder / name)))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             if not batches:
                 raise pa.ArrowInvalid("it holds no batch")
         except (pa.ArrowException, OSError) as e:
             raise CorruptIndexError(
-                f"{self._folder / name} is no readable Arrow file ({e}): rebuild with `embedkit index`"
+                f"{self.folder / name} is no readable Arrow file ({e}): rebuild with `embedkit index`"
             ) from e
         return batches
 
@@ -144,32 +166,91 @@ class Segment:
             batch = batches[i]
             place = number - ends[i] + batch.num_rows
             # Scalar by scalar: `take` would load pyarrow.compute, which costs a search more than its answer.
-            row = {f: c[place].as_py() for f, c in zip(batch.schema.names, batch.columns, strict=True)}
+            row = {n: batch.column(n)[place].as_py() for n in SHOWN}
             row["metadata"] = json.loads(row["metadata"])
             out.append(row)
         return out
 
-    def column(self, name: str) -> Any:
-        """Return one whole column as a pyarrow ChunkedArray."""
+    def batches(self) -> list[pa.RecordBatch]:
+        """Return the chunks, a batch at a time, mapped."""
+        return self._batches[0]
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return one whole column of the chunks."""
         import pyarrow as pa
 
         return pa.chunked_array([b.column(name) for b in self._batches[0]])
 
+    def documents(self, name: str) -> pa.ChunkedArray:
+        """Return one whole column of the documents."""
+        import pyarrow as pa
 
-def _row(chunk: Chunk) -> tuple[Any, ...]:
-    d = chunk.document
-    try:
-        metadata = json.dumps(json_value(d.metadata), ensure_ascii=False)
-    except RecursionError as e:
-        raise InputError(f"the metadata of document {d.id!r} is {e}: make it flatter") from None
-    return (
-        d.id,
-        chunk.position,
-        d.title,
-        chunk.text,
-        d.lang or "und",
-        d.source,
-        chunk.start,
-        chunk.end,
-        metadata,
-    )
+        return pa.chunked_array([b.column(name) for b in self._document_batches])
+
+    @cached_property
+    def _document_batches(self) -> list[Any]:
+        batches = self._open(DOCUMENTS)
+        if (found := sum(b.num_rows for b in batches)) != self.record.documents:
+            raise CorruptIndexError(
+                f"{self.folder / DOCUMENTS} holds {found} documents, not {self.record.documents}"
+            )
+        return batches
+
+    def document_batches(self) -> list[pa.RecordBatch]:
+        """Return the documents, a batch at a time, mapped."""
+        return self._document_batches
+
+    @cached_property
+    def first_rows(self) -> NDArray[np.int64]:
+        """The row of each document's first chunk, int64 [documents + 1]: the last is the number of chunks."""
+        import numpy as np
+
+        counts = self.documents("chunks").to_numpy()
+        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint8]:
+        """The hash of each chunk's text, uint8 [chunks, 16]."""
+        import numpy as np
+
+        parts = [
+            np.frombuffer(c.buffers()[1], np.uint8, len(c) * HASH_BYTES, c.offset * HASH_BYTES)
+            for c in self.column("hash").chunks
+        ]
+        return np.concatenate(parts).reshape(-1, HASH_BYTES)
+
+
+SHOWN = (
+    "chunk_id",
+    "document_id",
+    "position",
+    "title",
+    "text",
+    "lang",
+    "source",
+    "start",
+    "end",
+    "metadata",
+)
+
+
+class FilterFields:
+    """What a filter may ask of a segment: the chunk's own fields and its metadata."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        self.rows = len(segment)
+
+    def names(self) -> list[str]:
+        """Return every name, the metadata's as they stand and behind `metadata.`."""
+        return [*FIELDS, *self._segment.metadata.names]
+
+    def column(self, name: str) -> pa.ChunkedArray | None:
+        """Return a column, None where the segment has none of that name."""
+        if name in FIELDS:
+            return self._segment.column(FIELDS[name])
+        columns = self._segment.metadata
+        for key in (name, name.removeprefix("metadata.")):
+            if key in columns.names:
+                return columns.column(key)
+        return None

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
 from embedkit.contract import EmbedderInfo
@@ -85,8 +85,8 @@ class ChunkConfig:
 class ChunkReport:
     """Count what chunking did; `chunk_documents` fills it in as it goes.
 
-    `uncovered` counts the characters, white space apart, that lie in no chunk; `truncated_tokens` those
-    tokens that the embedder will not see.
+    `uncovered` counts the characters, white space apart, that lie in no chunk, and `gaps` counts them by the
+    document's id where there are any; `truncated_tokens` counts those tokens that the embedder will not see.
     """
 
     documents: int = 0
@@ -97,6 +97,7 @@ class ChunkReport:
     truncated_tokens: int = 0
     characters: int = 0
     uncovered: int = 0
+    gaps: dict[str, int] = field(default_factory=dict)
 
     @property
     def coverage(self) -> float:
@@ -322,7 +323,11 @@ class _Chunker:
 
     def _cover(self, state: _State, start: int, end: int) -> None:
         if start > state.covered:
-            self.report.uncovered += len("".join(state.document.text[state.covered : start].split()))
+            missed = len("".join(state.document.text[state.covered : start].split()))
+            if missed:
+                self.report.uncovered += missed
+                gaps = self.report.gaps
+                gaps[state.document.id] = gaps.get(state.document.id, 0) + missed
         state.covered = max(state.covered, end)
 
 

@@ -70,13 +70,15 @@ class ReadReport:
     """Count what was read and what was left out; `read_corpus` fills it in as it goes.
 
     `reasons` counts the files and records left out by kind of reason; `skipped` lists the first `limit` of
-    them.
+    them; `failed` holds the files and folders that something was left out of, so that what was read of them
+    before need not be gone.
     """
 
     documents: int = 0
     files: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
     limit: int = 1000
 
     @property
@@ -96,6 +98,8 @@ class ReadReport:
     def skip(self, problem: Problem) -> None:
         """Count a file or record that is left out, and list it where there is room."""
         self.reasons[problem.kind] += 1
+        if problem.kind not in ("duplicate id", "empty"):
+            self.failed.add(problem.path)
         if len(self.skipped) < self.limit:
             self.skipped.append(Skipped(problem.path, problem.problem, problem.line))
 

@@ -18,7 +18,7 @@ from embedkit_indexes.corpus.streams import STDIN, stdin_holds_objects
 JUNK = frozenset(["node_modules", "bower_components", "__pycache__", "__MACOSX", "venv", "site-packages"])
 _INDEX = "embedkit.json"
 # All that an index holds until its first build is done: `embedkit index . -o here` walks over it.
-_UNFINISHED = re.compile(r"segment-\d+-[0-9a-f]+|writer\.lock")
+_UNFINISHED = re.compile(r"(segment|embedding)-[0-9a-f]+|deleted-[0-9a-f]+\.bits|writer\.lock")
 _BEIR_CORPUS = ("corpus.jsonl", "corpus.jsonl.gz")
 _BEIR_BESIDE = ("queries.jsonl", "queries.jsonl.gz", "qrels", "qrels.tsv", "qrels.tsv.gz")
 

@@ -1,0 +1,148 @@
+"""Embed what has no vector yet: those of the same texts are taken over, and what is done survives a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.embedder import Embedder
+from embedkit.syncing import sync_folder
+from embedkit_indexes.durable import SHARDS
+from embedkit_indexes.segment import HASH_BYTES, Segment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_DIGEST = 32
+
+
+class VectorCache:
+    """Find vectors by the hash of their text: in segments of the same embedder, and in the shards of a killed run.
+
+    A shard is one window's hashes and vectors with a sha256 behind them, so that half of one is never taken for a
+    whole. Shards lie in the index's directory until the change is committed.
+    """
+
+    def __init__(self, directory: Path, fingerprint: str, dim: int, dtype: str) -> None:
+        import numpy as np
+
+        name = hashlib.sha256(f"{fingerprint} {dim} {dtype}".encode()).hexdigest()[:12]
+        self.folder = directory / f"{SHARDS}{name}"
+        self._dim = dim
+        self._dtype = np.dtype(dtype)
+        self._sources: list[tuple[NDArray[np.uint8], NDArray[Any]]] = []
+        self._keys: NDArray[np.uint64] | None = None
+        self._order: NDArray[np.int64] | None = None
+        for path in sorted(self.folder.glob("*.shard")):
+            self._read(path)
+
+    def __len__(self) -> int:
+        """Return how many vectors there are."""
+        return sum(len(hashes) for hashes, _ in self._sources)
+
+    def take(self, segments: Sequence[Segment]) -> None:
+        """Add the vectors of segments of the same embedder."""
+        for segment in segments:
+            if segment.vectors.dtype == self._dtype and segment.vectors.shape[1] == self._dim:
+                self._sources.append((segment.hashes, segment.vectors))
+
+    def _read(self, path: Path) -> None:
+        import numpy as np
+
+        data = path.read_bytes()
+        count = (len(data) - _DIGEST) // (HASH_BYTES + self._dim * self._dtype.itemsize)
+        body = data[:-_DIGEST]
+        if count < 1 or hashlib.sha256(body).digest() != data[-_DIGEST:]:
+            path.unlink()
+            return
+        hashes = np.frombuffer(body, np.uint8, count * HASH_BYTES).reshape(count, HASH_BYTES)
+        vectors = np.memmap(path, self._dtype, mode="r", offset=count * HASH_BYTES, shape=(count, self._dim))
+        self._sources.append((hashes.copy(), vectors))
+
+    def look_up(self, hashes: NDArray[np.uint8], out: NDArray[Any]) -> NDArray[np.bool_]:
+        """Write the vectors of the hashes, uint8 [n, 16], that are known to `out`, [n, dim]; say which were."""
+        import numpy as np
+
+        found = np.zeros(len(hashes), dtype=bool)
+        if not self._sources:
+            return found
+        if self._keys is None or self._order is None:
+            keys = np.concatenate([_words(h)[:, 0] for h, _ in self._sources])
+            self._order = np.argsort(keys, kind="stable")
+            self._keys = keys[self._order]
+        starts = np.cumsum([0, *(len(h) for h, _ in self._sources)])
+        wanted = _words(hashes)
+        at = np.searchsorted(self._keys, wanted[:, 0])
+        near = at < len(self._keys)
+        near[near] = self._keys[at[near]] == wanted[near, 0]
+        for i in np.flatnonzero(near):
+            place = int(self._order[at[i]])
+            source = int(np.searchsorted(starts, place, side="right")) - 1
+            stored, vectors = self._sources[source]
+            row = place - int(starts[source])
+            if (stored[row] == hashes[i]).all():
+                out[i] = vectors[row]
+                found[i] = True
+        return found
+
+    def put(self, hashes: NDArray[np.uint8], vectors: NDArray[Any]) -> None:
+        """Keep a window's vectors until the change is committed."""
+        import numpy as np
+
+        self.folder.mkdir(exist_ok=True)
+        body = np.ascontiguousarray(hashes).tobytes() + np.ascontiguousarray(vectors).tobytes()
+        path = self.folder / f"{hashlib.sha256(hashes.tobytes()).hexdigest()[:24]}.shard"
+        beside = path.with_suffix(".tmp")
+        with beside.open("wb") as f:
+            f.write(body)
+            f.write(hashlib.sha256(body).digest())
+            f.flush()
+            os.fsync(f.fileno())
+        beside.replace(path)
+        sync_folder(self.folder)
+
+    def drop(self) -> None:
+        """Remove the shards."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class CachedEmbedder:
+    """Give the document vectors of texts, embedding only those that the cache lacks."""
+
+    def __init__(self, embedder: Embedder, cache: VectorCache, dtype: str) -> None:
+        self._embedder = embedder
+        self._cache = cache
+        self._dtype = dtype
+        self.embedded = 0
+        self.reused = 0
+
+    def encode(self, texts: Sequence[str], hashes: Sequence[bytes]) -> NDArray[Any]:
+        """Return the vectors [len(texts), dim], in the index's dtype."""
+        import numpy as np
+
+        keys = np.frombuffer(b"".join(hashes), np.uint8).reshape(len(texts), HASH_BYTES)
+        vectors = np.empty((len(texts), self._embedder.info.dim), dtype=self._dtype)
+        missing = np.flatnonzero(~self._cache.look_up(keys, vectors))
+        self.reused += len(texts) - len(missing)
+        if len(missing):
+            # The same text twice in a window is embedded once.
+            _, first, back = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
+            order = np.sort(first)
+            made = self._embedder.encode_document([texts[missing[i]] for i in order]).astype(self._dtype)
+            place = np.searchsorted(order, first[back.reshape(-1)])
+            vectors[missing] = made[place]
+            self._cache.put(keys[missing[order]], made)
+            self.embedded += len(order)
+            self.reused += len(missing) - len(order)
+        return vectors
+
+
+def _words(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    import numpy as np
+
+    return np.ascontiguousarray(hashes).view(np.uint64).reshape(-1, 2)

@@ -1,0 +1,101 @@
+"""Search several indexes as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from embedkit.embedder import Embedder
+from embedkit.errors import FingerprintError, InputError
+from embedkit_indexes.index import Index
+from embedkit_indexes.manifest import Manifest
+from embedkit_indexes.snapshot import Snapshot
+
+
+class GroupSnapshot(Snapshot):
+    """The segments of several indexes, one after the other."""
+
+    def __init__(self, directories: Sequence[Path], snapshots: Sequence[Snapshot]) -> None:
+        first = snapshots[0].manifest
+        super().__init__(directories[0], replace(first, segments=()))
+        self.segments = [segment for s in snapshots for segment in s.segments]
+        self._origins = [str(d) for d, s in zip(directories, snapshots, strict=True) for _ in s.segments]
+        self._chunks = sum(len(s) for s in snapshots)
+        self.languages = list(dict.fromkeys(lang for s in snapshots for lang in s.languages))
+
+    def __len__(self) -> int:
+        """Return the number of chunks of all indexes."""
+        return self._chunks
+
+    def origin(self, number: int) -> str:
+        """Return the directory that a row came from."""
+        return self._origins[self.place(number)[0]]
+
+
+class IndexGroup(Index):
+    """Several indexes of one embedder, searched as one; each is changed on its own.
+
+    Tasks stored with any of them are found, those of an earlier one first. The words of all count together.
+    """
+
+    def __init__(self, indexes: Sequence[Index], embedder: Embedder | None = None) -> None:
+        first = indexes[0]
+        snapshots = [i._snapshot for i in indexes]
+        super().__init__(first.directory, GroupSnapshot([i.directory for i in indexes], snapshots), embedder)
+        self.indexes = tuple(indexes)
+        self.__dict__["tasks"] = {n: t for i in reversed(indexes) for n, t in i.tasks.items()}
+
+    def __len__(self) -> int:
+        """Return the number of chunks of all indexes."""
+        return len(self._snapshot)
+
+    def __repr__(self) -> str:
+        return f"IndexGroup({', '.join(repr(str(i.directory)) for i in self.indexes)}, {len(self)} chunks)"
+
+    def refresh(self) -> bool:
+        """See the latest version of each index from now on; return whether any was newer."""
+        newer = [i.refresh() for i in self.indexes]
+        if any(newer):
+            self._snapshot = GroupSnapshot(
+                [i.directory for i in self.indexes], [i._snapshot for i in self.indexes]
+            )
+        return any(newer)
+
+    def verify(self) -> None:
+        """Read all files of all indexes and compare their checksums. Raises CorruptIndexError."""
+        for index in self.indexes:
+            index.verify()
+
+    def _settings(self, manifest: Manifest) -> NoReturn:
+        raise InputError(f"{self!r} is for searching: open the one index that is to be changed")
+
+    _stored = _settings
+
+
+def open_indexes(directories: Sequence[str | Path], embedder: Embedder | None = None) -> Index:
+    """Open indexes to be searched as one; a single one is opened as `Index.open` does.
+
+    Raises InputError where none or one twice is named, FingerprintError where their embedders differ.
+    """
+    if not directories:
+        raise InputError("no index was named: give one or more directories")
+    paths = [Path(d) for d in directories]
+    if len(paths) == 1:
+        return Index.open(paths[0], embedder)
+    real = [p.resolve() for p in paths]
+    for path in real:
+        if real.count(path) > 1:
+            raise InputError(f"{paths[real.index(path)]} was named twice: name each index once")
+    indexes = [Index.open(p, embedder) for p in paths]
+    first = indexes[0].manifest
+    for path, index in zip(paths, indexes, strict=True):
+        other = index.manifest
+        if other.fingerprint != first.fingerprint:
+            raise FingerprintError(
+                f"{paths[0]} was built with {first.embedder['name']} ({first.fingerprint}), {path} with "
+                f"{other.embedder['name']} ({other.fingerprint}): their vectors cannot be compared; search them one "
+                "by one, or re-embed one with `embedkit migrate`"
+            )
+    return IndexGroup(indexes, embedder)

@@ -1,0 +1,73 @@
+"""Search a snapshot by vectors, by words, or by both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from embedkit_indexes.question import Question
+from embedkit_indexes.rows import RowSet
+from embedkit_indexes.snapshot import Ranking, Snapshot
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Rankings = list[tuple[Ranking, dict[int, float], dict[int, float]]]
+
+# How deep each of the two rankings is read before they are fused.
+_FUSED_DEPTH = 100
+
+
+def search_snapshot(
+    snapshot: Snapshot,
+    queries: Sequence[str],
+    vectors: NDArray[np.float32] | None,
+    allowed: Sequence[RowSet | None],
+    question: Question,
+) -> Rankings:
+    """Return for each query its ranking, and the cosine and the BM25 score of each row where they are known.
+
+    `vectors` are those of the queries, float32 [queries, dim]; None with mode "lexical".
+    """
+    k = min(question.k, len(snapshot))
+    if not k:
+        return [(Ranking([], []), {}, {}) for _ in queries]
+    dense, lexical = [], []
+    if vectors is not None:
+        depth = k if question.mode == "dense" else max(k, _FUSED_DEPTH)
+        scores, numbers = snapshot.nearest(vectors, depth, allowed, question.effort)
+        kept = numbers >= 0
+        dense = [Ranking(s[m].tolist(), n[m].tolist()) for s, n, m in zip(scores, numbers, kept, strict=True)]
+    if question.mode == "dense":
+        return [(r, {}, {}) for r in dense]
+    depth = k if question.mode == "lexical" else max(k, _FUSED_DEPTH)
+    lexical = [snapshot.lexical(q, depth, allowed) for q in queries]
+    if question.mode == "lexical":
+        return [(r, {}, _by_number(r)) for r in lexical]
+    if vectors is None:
+        raise ValueError("a hybrid search needs vectors")
+    return [
+        _fused(snapshot, vector, d, w, question) for vector, d, w in zip(vectors, dense, lexical, strict=True)
+    ]
+
+
+def _fused(
+    snapshot: Snapshot,
+    vector: NDArray[np.float32],
+    dense: Ranking,
+    words: Ranking,
+    question: Question,
+) -> tuple[Ranking, dict[int, float], dict[int, float]]:
+    from embedkit_indexes.fusion import reciprocal_rank_fusion
+
+    best = reciprocal_rank_fusion([dense.numbers, words.numbers], question.weights, k=question.k)
+    numbers = [number for number, _ in best]
+    cosines = _by_number(dense)
+    missing = [n for n in numbers if n not in cosines]
+    cosines.update(zip(missing, snapshot.cosine(vector, missing), strict=True))
+    return Ranking([score for _, score in best], numbers), cosines, _by_number(words)
+
+
+def _by_number(ranking: Ranking) -> dict[int, float]:
+    return dict(zip(ranking.numbers, ranking.scores, strict=True))

@@ -1,0 +1,432 @@
+"""One change of an index, from the lock to the manifest that makes it count."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from embedkit.errors import CorruptIndexError, InputError, StoreError
+from embedkit.syncing import sync_file
+from embedkit_indexes import durable, faiss_engine
+from embedkit_indexes.corpus.chunking import ChunkReport, chunk_documents
+from embedkit_indexes.corpus.identity import Seen
+from embedkit_indexes.corpus.language import detect_language
+from embedkit_indexes.corpus.records import Chunk, Document
+from embedkit_indexes.embedding import CachedEmbedder, VectorCache
+from embedkit_indexes.lexical import build_lexical, merge_lexical
+from embedkit_indexes.lookup import DocumentLookup, Place
+from embedkit_indexes.manifest import Deletions, FileRecord, Manifest, SegmentRecord
+from embedkit_indexes.reports import BuildProgress
+from embedkit_indexes.rows import RowSet
+from embedkit_indexes.segment import FilterFields, Segment
+from embedkit_indexes.segment_writer import SegmentWriter, document_hash, text_hash
+from embedkit_indexes.settings import IndexSettings
+from embedkit_indexes.statistics import make_manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from embedkit_indexes.filters import Condition
+
+Mode = Literal["add", "upsert", "sync"]
+# Wide enough that sorting by length leaves little padding, small enough that progress moves.
+_WINDOW = 2048
+# A new segment takes in those before it that hold at most so many times its chunks: each chunk is copied a few
+# times in all, and their number grows with the logarithm of the index's size.
+_GROWTH = 4
+# Beyond this share of deleted chunks a segment is written anew.
+_DEAD_SHARE = 0.5
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a change did, in documents and chunks."""
+
+    added: int = 0
+    updated: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    kept: int = 0
+    embedded: int = 0
+    reused: int = 0
+    blank: int = 0
+
+
+class Writer:
+    """Change an index under its lock: nothing counts before `commit`, and a kill at any moment leaves what was.
+
+    `base` is the version there is; `anew` makes a new index in its place, of which it takes nothing but the numbers
+    that never come twice.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: IndexSettings,
+        base: Manifest | None,
+        progress: Callable[[BuildProgress], None] | None = None,
+        *,
+        anew: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.base = base
+        self.counts = Counts()
+        self._anew = anew or base is None
+        self._progress = progress
+        self._segments = [Segment(directory, r) for r in (base.segments if base and not anew else ())]
+        self._dead = [~s.live_documents for s in self._segments]
+        self._lookup = DocumentLookup(self._segments, self._dead)
+        self._next_id = base.next_id if base else 0
+        self._fresh: SegmentWriter | None = None
+        self._folders: list[Path] = []
+        self._report = ChunkReport()
+        self._cache = VectorCache(directory, settings.fingerprint, settings.dim, settings.dtype)
+
+    # What is asked for
+
+    def ingest(
+        self, documents: Iterable[Document], mode: Mode, keep: Callable[[str], bool] | None = None
+    ) -> None:
+        """Embed what is new or changed. "sync" also removes what did not come, unless `keep(source)` holds.
+
+        Raises InputError for a document that is none, an id that comes twice or, with "add", is there already.
+        """
+        import numpy as np
+
+        seen = [np.zeros(s.record.documents, dtype=bool) for s in self._segments]
+        self._embed(self._changed(documents, mode, seen))
+        if mode == "sync":
+            self._prune(seen, keep)
+
+    def _changed(
+        self, documents: Iterable[Document], mode: Mode, seen: list[NDArray[np.bool_]]
+    ) -> Iterator[tuple[Document, bytes]]:
+        ids = Seen()
+        for number, given in enumerate(documents):
+            _check_document(given, number)
+            if ids.first(given.id, given.id) is not None:
+                raise InputError(
+                    f"document {number} has the id {given.id!r:.60} of an earlier one: make ids unique"
+                )
+            hash = document_hash(given)
+            place = self._lookup.find(given.id) if self._segments else None
+            if place is not None:
+                if mode == "add":
+                    raise InputError(
+                        f"document {number} has the id {given.id!r:.60}, which {self.directory} holds already: "
+                        "use upsert to replace it"
+                    )
+                seen[place.segment][place.document] = True
+                if self._lookup.hash(place) == hash:
+                    self.counts.unchanged += 1
+                    continue
+                self._kill(place)
+                self.counts.updated += 1
+            else:
+                self.counts.added += 1
+            lang = given.lang or detect_language(given.text, given.title)
+            yield replace(given, lang=lang), hash
+
+    def _prune(self, seen: list[NDArray[np.bool_]], keep: Callable[[str], bool] | None) -> None:
+        import numpy as np
+
+        for number, segment in enumerate(self._segments):
+            gone = ~seen[number] & ~self._dead[number]
+            if keep is not None and gone.any():
+                sources = segment.documents("source")
+                for i in np.flatnonzero(gone):
+                    if keep(sources[int(i)].as_py()):
+                        gone[i] = False
+                        self.counts.kept += 1
+            self.counts.removed += int(gone.sum())
+            self._dead[number] |= gone
+
+    def remove_ids(self, ids: Iterable[str]) -> None:
+        """Delete documents by id; those that are not there are passed over."""
+        for id in ids:
+            if (place := self._lookup.find(id)) is not None:
+                self._kill(place)
+                self.counts.removed += 1
+
+    def remove_where(self, condition: Condition) -> None:
+        """Delete the documents of which any chunk satisfies the condition."""
+        import numpy as np
+
+        for number, segment in enumerate(self._segments):
+            mask = condition.mask(FilterFields(segment))
+            hit = np.flatnonzero(mask)
+            rows = np.searchsorted(segment.first_rows, hit, side="right") - 1
+            gone = np.zeros(segment.record.documents, dtype=bool)
+            gone[rows] = True
+            gone &= ~self._dead[number]
+            self.counts.removed += int(gone.sum())
+            self._dead[number] |= gone
+
+    def _kill(self, place: Place) -> None:
+        self._dead[place.segment][place.document] = True
+
+    def reembed(self) -> None:
+        """Embed every chunk of the base anew, its text as it is stored, into one segment."""
+        if not self._segments:
+            return
+        writer = self._start()
+        try:
+            for segment in self._segments:
+                writer.copy(segment, self._encode, self.settings.opened)
+            writer.finish()
+        finally:
+            writer.close()
+        self._segments, self._dead = [], []
+
+    def take_over(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Store chunks that come with their vectors, as `export_parquet` wrote them."""
+        writer = self._start()
+        try:
+            for batch in batches:
+                writer.write_exported(batch)
+            writer.finish()
+        finally:
+            writer.close()
+        self.counts.added = writer.document_count
+
+    # Embedding
+
+    def _embed(self, documents: Iterator[tuple[Document, bytes]]) -> None:
+        # The first document decides whether there is anything to write.
+        head = list(islice(documents, 1))
+        if not head:
+            return
+        writer = self._start()
+        self._cache.take(self._segments)
+        embedder = CachedEmbedder(self.settings.opened, self._cache, self.settings.dtype)
+
+        def expected() -> Iterator[Document]:
+            for document, hash in _chain(head, documents):
+                writer.expect(document, hash)
+                yield document
+
+        pieces = chunk_documents(expected(), self.settings.opened, self.settings.chunking, self._report)
+        try:
+            while window := list(islice(pieces, _WINDOW)):
+                self._write(writer, window, embedder)
+                self._tell("embedding", writer.rows)
+            writer.finish(self._report)
+        finally:
+            writer.close()
+            self.counts.embedded += embedder.embedded
+            self.counts.reused += embedder.reused
+        self._tell("indexing", writer.rows)
+
+    def _write(self, writer: SegmentWriter, window: list[Chunk], embedder: CachedEmbedder) -> None:
+        hashes = [text_hash(c.text) for c in window]
+        vectors = embedder.encode([c.text for c in window], hashes)
+        self.counts.blank += int((~vectors.any(axis=1)).sum())
+        writer.write(window, hashes, vectors, self._report)
+
+    def _encode(self, texts: Sequence[str], hashes: Sequence[bytes]) -> NDArray[Any]:
+        embedder = CachedEmbedder(self.settings.opened, self._cache, self.settings.dtype)
+        vectors = embedder.encode(texts, hashes)
+        self.counts.embedded += embedder.embedded
+        self.counts.reused += embedder.reused
+        self._tell("embedding", self.counts.embedded + self.counts.reused)
+        return vectors
+
+    def _start(self) -> SegmentWriter:
+        writer = self._new_writer()
+        self._fresh = writer
+        return writer
+
+    def _new_writer(self) -> SegmentWriter:
+        folder = durable.new_folder(self.directory)
+        self._folders.append(folder)
+        return SegmentWriter(folder, self.settings.dim, self.settings.dtype, self._next_id)
+
+    # What makes it count
+
+    def commit(
+        self,
+        *,
+        compact: bool = False,
+        skipped: Mapping[str, int] | None = None,
+        queries: NDArray[np.float32] | None = None,
+    ) -> Manifest:
+        """Write the new version; return the old manifest where nothing changed.
+
+        `queries`, float32 [n, dim], are real ones to tune the engine on.
+        """
+        records = self._records(compact, queries)
+        base = self.base
+        manifest = make_manifest(
+            self.directory, self.settings, base, records, next_id=self._next_id, skipped=skipped
+        )
+        if self._anew:
+            manifest = replace(manifest, created=manifest.updated)
+        elif base is not None and manifest.content() == base.content():
+            manifest = base
+        if manifest is not base:
+            manifest.write(self.directory)
+        self._clean(manifest)
+        return manifest
+
+    @property
+    def committed(self) -> bool:
+        """Whether the directory's manifest is another one than when the change began."""
+        try:
+            found = Manifest.read(self.directory).generation
+        except StoreError:
+            return False
+        return self.base is None or found != self.base.generation
+
+    def _clean(self, manifest: Manifest) -> None:
+        self._segments = []  # their pins would keep what is to go
+        self._lookup = DocumentLookup([], [])
+        self._cache.drop()
+        durable.drop_leftovers(self.directory, manifest.names())
+
+    def _records(self, compact: bool, queries: NDArray[np.float32] | None) -> list[SegmentRecord]:
+        fresh = self._fresh_segment()
+        old: list[Segment] = []
+        for segment, dead in zip(self._segments, self._dead, strict=True):
+            if not dead.all():
+                old.append(self._with_deletions(segment, dead))
+        parts = [*old, *([fresh] if fresh else [])]
+        merged, rest = _plan_merge(parts, bool(fresh), compact)
+        records = [s.record for s in rest]
+        if merged == [fresh] and fresh is not None:
+            records.append(self._finished(fresh.folder, fresh.record, queries))
+        elif merged:
+            records.append(self._merge(merged, queries))
+        return records
+
+    def _fresh_segment(self) -> Segment | None:
+        writer = self._fresh
+        if writer is None or not writer.rows:
+            return None
+        build_lexical(writer.folder, writer.texts())
+        self._next_id = writer.next_id
+        return Segment(
+            self.directory, SegmentRecord(writer.folder.name, writer.document_count, writer.rows, {}, {})
+        )
+
+    def _with_deletions(self, segment: Segment, dead: NDArray[np.bool_]) -> Segment:
+        """Return the segment with the documents that are deleted now, in a bitmap of its own."""
+        import numpy as np
+
+        if np.array_equal(dead, ~segment.live_documents):
+            return segment
+        path = self.directory / f"{durable.DELETED}{secrets.token_hex(6)}.bits"
+        self._folders.append(path)
+        RowSet(dead).packed.tofile(path)
+        sync_file(path)
+        chunks = int(segment.documents("chunks").to_numpy()[dead].sum())
+        deletions = Deletions(path.name, FileRecord.of(path), int(dead.sum()), chunks)
+        return Segment(self.directory, replace(segment.record, deletions=deletions))
+
+    def _merge(self, segments: Sequence[Segment], queries: NDArray[np.float32] | None) -> SegmentRecord:
+        writer = self._new_writer()
+        self._tell("merging", sum(s.record.live for s in segments))
+        try:
+            for segment in segments:
+                writer.copy(segment)
+            writer.finish()
+        finally:
+            writer.close()
+        merge_lexical(writer.folder, [(s.lexical, s.alive) for s in segments])
+        record = SegmentRecord(writer.folder.name, writer.document_count, writer.rows, {}, {})
+        return self._finished(writer.folder, record, queries)
+
+    def _finished(
+        self, folder: Path, record: SegmentRecord, queries: NDArray[np.float32] | None
+    ) -> SegmentRecord:
+        """Give a segment its engine, check it, force all to the disk and describe it."""
+        vectors = Segment(self.directory, record).vectors
+        engine = faiss_engine.build(
+            folder, vectors, self.settings.engine, queries, lambda what: self._tell(what, record.chunks)
+        )
+        _find_themselves(folder, vectors, engine)
+        durable.sync_files(folder)
+        files = {p.name: FileRecord.of(p) for p in sorted(folder.iterdir())}
+        return replace(record, engine=engine, files=files)
+
+    def roll_back(self) -> None:
+        """Remove what was written for a change that is not to be; what is embedded stays for the next try."""
+        self._segments = []
+        if self._fresh is not None:
+            self._fresh.close()
+        for path in self._folders:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _tell(self, phase: str, chunks: int) -> None:
+        if self._progress:
+            c = self.counts
+            self._progress(
+                BuildProgress(c.added + c.updated + c.unchanged, chunks, self._report.tokens, phase)
+            )
+
+
+def _plan_merge(parts: list[Segment], fresh: bool, compact: bool) -> tuple[list[Segment], list[Segment]]:
+    """Return the segments that become one, and those that stay as they are; the last of `parts` may be new."""
+    if compact:
+        whole = len(parts) == 1 and not fresh and parts[0].record.deletions is None
+        return ([], parts) if whole else (parts, [])
+    at = len(parts) - 1 if fresh else len(parts)
+    rows = sum(s.record.live for s in parts[at:])
+    while fresh and at and parts[at - 1].record.live <= _GROWTH * rows:
+        at -= 1
+        rows += parts[at].record.live
+    merged = parts[at:]
+    rest: list[Segment] = []
+    for segment in parts[:at]:
+        deletions = segment.record.deletions
+        worn = deletions is not None and deletions.chunks > _DEAD_SHARE * segment.record.chunks
+        (merged if worn else rest).append(segment)
+    merged.sort(key=parts.index)
+    return merged, rest
+
+
+def _find_themselves(folder: Path, vectors: NDArray[Any], engine: Mapping[str, Any]) -> None:
+    """Search for a few of the vectors themselves: each must come back with a score of one."""
+    import numpy as np
+
+    rows = np.unique(np.linspace(0, len(vectors) - 1, 16).astype(np.int64))
+    queries = np.ascontiguousarray(vectors[rows], dtype=np.float32)
+    queries = queries[queries.any(axis=1)]
+    if not len(queries):
+        return
+    scores, _ = faiss_engine.open_engine(folder, vectors, engine).search(queries, 1)
+    if float(scores.min()) < 0.998:
+        raise CorruptIndexError(
+            f"the new index does not find its own vectors (score {float(scores.min()):.3f} instead of 1): nothing was "
+            "replaced; run `embedkit doctor`"
+        )
+
+
+def _check_document(document: Any, number: int) -> None:
+    """Refuse what a program passed in place of a document before a model has worked for it."""
+    if not isinstance(document, Document):
+        raise InputError(f"document {number} is {type(document).__name__}: make it a Document(id=…, text=…)")
+    for name in ("id", "text", "title", "source", "lang", "metadata"):
+        value = getattr(document, name)
+        wanted = Mapping if name == "metadata" else str
+        if not isinstance(value, wanted) and not (name == "lang" and value is None):
+            raise InputError(
+                f"document {number} has {type(value).__name__} as its {name}, not {wanted.__name__}: {value!r:.60}"
+            )
+
+
+def _chain(
+    head: list[tuple[Document, bytes]], rest: Iterator[tuple[Document, bytes]]
+) -> Iterator[tuple[Document, bytes]]:
+    yield from head
+    yield from rest
