@@ -6,7 +6,7 @@ The same conditions are written as text for `where.parse_where`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from embedkit.errors import InputError, UnknownNameError
 from embedkit_indexes.conditions import (
@@ -21,7 +21,15 @@ from embedkit_indexes.conditions import (
     Source,
     Test,
 )
-from embedkit_indexes.predicates import TESTS, Value
+from embedkit_indexes.predicates import TESTS, Value, plain_value
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    import numpy as np
+
+    # Dates are compared in their ISO form, as metadata holds them.
+    Operand = Value | date | np.generic
 
 __all__ = ["And", "Compare", "Condition", "Exists", "F", "In", "Not", "Or", "Source", "check", "from_dict"]
 
@@ -39,35 +47,38 @@ class F:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __eq__(self, value: Value | None) -> Condition:  # type: ignore[override]
-        return self.missing() if value is None else Compare(self._name, "=", value)
+    def __eq__(self, value: Operand | None) -> Condition:  # type: ignore[override]
+        return self.missing() if value is None else self._compare("=", value)
 
-    def __ne__(self, value: Value | None) -> Condition:  # type: ignore[override]
-        return self.exists() if value is None else Compare(self._name, "!=", value)
+    def __ne__(self, value: Operand | None) -> Condition:  # type: ignore[override]
+        return self.exists() if value is None else self._compare("!=", value)
 
-    def __lt__(self, value: Value) -> Condition:
-        return Compare(self._name, "<", value)
+    def __lt__(self, value: Operand) -> Condition:
+        return self._compare("<", value)
 
-    def __le__(self, value: Value) -> Condition:
-        return Compare(self._name, "<=", value)
+    def __le__(self, value: Operand) -> Condition:
+        return self._compare("<=", value)
 
-    def __gt__(self, value: Value) -> Condition:
-        return Compare(self._name, ">", value)
+    def __gt__(self, value: Operand) -> Condition:
+        return self._compare(">", value)
 
-    def __ge__(self, value: Value) -> Condition:
-        return Compare(self._name, ">=", value)
+    def __ge__(self, value: Operand) -> Condition:
+        return self._compare(">=", value)
 
-    def isin(self, values: Iterable[Value]) -> Condition:
+    def _compare(self, test: str, value: Operand) -> Condition:
+        return Compare(self._name, test, plain_value(self._name, value))
+
+    def isin(self, values: Iterable[Operand]) -> Condition:
         """Ask for one of the values."""
         return In(self._name, values)  # type: ignore[arg-type]
 
-    def not_in(self, values: Iterable[Value]) -> Condition:
+    def not_in(self, values: Iterable[Operand]) -> Condition:
         """Ask for a value that is none of these."""
         return In(self._name, values, negated=True)  # type: ignore[arg-type]
 
-    def contains(self, value: Value) -> Condition:
+    def contains(self, value: Operand) -> Condition:
         """Ask for a list with this item, or a text with this piece."""
-        return Compare(self._name, "contains", value)
+        return self._compare("contains", value)
 
     def startswith(self, prefix: str) -> Condition:
         """Ask for a text that begins so."""
