@@ -83,13 +83,15 @@ def delete(
     settings: Callable[[Manifest], IndexSettings],
     ids: Iterable[str] = (),
     condition: Condition | None = None,
+    *,
+    dry_run: bool = False,
 ) -> BuildReport:
-    """Delete documents by id, and those of which a chunk satisfies the condition."""
+    """Delete documents by id, and those of which a chunk satisfies the condition; with `dry_run`, count them alone."""
     with _change(directory, _writer(directory, settings, None)) as (writer, started):
         writer.remove_ids(ids)
         if condition is not None:
             writer.remove_where(condition)
-        manifest = writer.commit()
+        manifest = Manifest.read(directory) if dry_run else writer.commit()
     return _report(writer, manifest, started, None)
 
 

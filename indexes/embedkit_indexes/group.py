@@ -19,7 +19,8 @@ class GroupSnapshot(Snapshot):
 
     def __init__(self, directories: Sequence[Path], snapshots: Sequence[Snapshot]) -> None:
         first = snapshots[0].manifest
-        super().__init__(directories[0], replace(first, segments=()))
+        sums = {n: sum(getattr(s.manifest, n) for s in snapshots) for n in ("documents", "chunks")}
+        super().__init__(directories[0], replace(first, segments=(), **sums))
         self.segments = [segment for s in snapshots for segment in s.segments]
         self._origins = [str(d) for d, s in zip(directories, snapshots, strict=True) for _ in s.segments]
         self._chunks = sum(len(s) for s in snapshots)

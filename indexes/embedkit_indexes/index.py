@@ -80,7 +80,7 @@ class Index:
         overwrite: bool = False,
         engine: EngineConfig | None = None,
         dtype: str = "float16",
-        sources: Sequence[str] = (),
+        sources: Sequence[Mapping[str, Any]] = (),
         tuning_queries: Sequence[str] | None = None,
     ) -> BuildReport:
         """Embed `documents` and store them as an index in `directory`.
@@ -186,7 +186,10 @@ class Index:
     # Changing
 
     def add(self, documents: Iterable[Document], **told: Any) -> BuildReport:
-        """Add documents; InputError where an id is there already. `told`: `progress`, `read_report`."""
+        """Add documents; InputError where an id is there already.
+
+        `told`: `progress`, `read_report`, and `tasks` and `sources` to be stored in place of the index's own.
+        """
         return self._ingest(documents, "add", **told)
 
     def upsert(self, documents: Iterable[Document], **told: Any) -> BuildReport:
@@ -207,12 +210,16 @@ class Index:
         mode: Literal["add", "upsert", "sync"],
         progress: Callable[[BuildProgress], None] | None = None,
         read_report: ReadReport | None = None,
+        **stored: Any,
     ) -> BuildReport:
+        from dataclasses import replace
+
         from embedkit_indexes.changes import ingest
 
-        report = ingest(
-            self.directory, self._settings, documents, mode, progress=progress, read_report=read_report
-        )
+        def settings(manifest: Manifest) -> IndexSettings:
+            return replace(self._settings(manifest), **stored)
+
+        report = ingest(self.directory, settings, documents, mode, progress=progress, read_report=read_report)
         self._settle()
         return report
 
@@ -222,11 +229,12 @@ class Index:
         *,
         source: str | None = None,
         where: str | Condition | None = None,
+        dry_run: bool = False,
     ) -> BuildReport:
         """Delete documents by id, by source (the file they came from), or where any chunk satisfies a filter.
 
-        Ids that are not there are passed over; `removed` in the report counts what was deleted. Raises InputError
-        where nothing is asked for.
+        Ids that are not there are passed over; `removed` in the report counts what was deleted, or with `dry_run`
+        what would be. Raises InputError where nothing is asked for.
         """
         from embedkit_indexes.changes import delete
         from embedkit_indexes.filters import F, check
@@ -243,7 +251,7 @@ class Index:
             raise InputError("nothing was named to delete: give ids, a source or a filter")
         if condition is not None:
             check(condition, [FilterFields(s) for s in self._snapshot.segments])
-        report = delete(self.directory, self._stored, wanted, condition)
+        report = delete(self.directory, self._stored, wanted, condition, dry_run=dry_run)
         self._settle()
         return report
 

@@ -80,7 +80,7 @@ class Manifest:
     `embedder` names it, and holds the description that the fingerprint was made from; `spec` is what
     `get_embedder` opens it by ("" for an object that a program passed in). The counts are of what is not deleted;
     `languages` counts documents. `generation` grows by one with every change; `next_id` is the first chunk id that
-    was never given. `sources` are what `embedkit index` was last told to read.
+    was never given. `sources` say what `embedkit index` and `embedkit add` were told to read.
     """
 
     fingerprint: str
@@ -105,7 +105,7 @@ class Manifest:
     version: str
     generation: int
     next_id: int
-    sources: tuple[str, ...] = ()
+    sources: tuple[Mapping[str, Any], ...] = ()
     tasks: tuple[Mapping[str, str], ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     format: int = FORMAT

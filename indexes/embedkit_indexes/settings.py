@@ -41,7 +41,7 @@ class IndexSettings:
     tasks: Mapping[str, Task] = field(default_factory=dict)
     engine: EngineConfig = field(default_factory=EngineConfig)
     dtype: str = "float16"
-    sources: tuple[str, ...] = ()
+    sources: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

@@ -26,20 +26,24 @@ def read_corpus(
     sources: Sequence[str | Path],
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     report: ReadReport | None = None,
+    base: Path | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of files, folders, BEIR folders and "-" (standard input), one at a time.
 
-    A document's id is its record's, else its file's path, else path#line. Files and records that give no
+    A document's id is its record's, else its file's path, else path#line; `base` is the folder that paths in ids
+    start from, in place of the one given or the one that holds all sources. Files and records that give no
     document are counted in `report` with the reason. Raises CorpusError at once for a source that does not
     exist or may not be read, and at the first bad file or record where `options.strict` is set.
     """
     paths = checked(sources)
-    return _read(paths, options, ReadReport() if report is None else report)
+    return _read(paths, options, ReadReport() if report is None else report, base)
 
 
-def _read(paths: list[Path | None], options: ReadOptions, report: ReadReport) -> Iterator[Document]:
+def _read(
+    paths: list[Path | None], options: ReadOptions, report: ReadReport, base: Path | None
+) -> Iterator[Document]:
     seen = Seen()
-    for file in files(paths, options):
+    for file in files(paths, options, base):
         if isinstance(file, Problem):
             _skip(file, options, report)
             continue

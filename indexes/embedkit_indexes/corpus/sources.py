@@ -77,12 +77,14 @@ def _check(path: Path) -> None:
         raise CorpusError(str(path), f"cannot be read: {error.strerror}") from None
 
 
-def files(sources: Sequence[Path | None], options: ReadOptions) -> Iterator[File | Problem]:
+def files(
+    sources: Sequence[Path | None], options: ReadOptions, base: Path | None = None
+) -> Iterator[File | Problem]:
     """Yield every file of the sources, folders in sorted order; a Problem for one that is left out.
 
-    A file's name is its path in the one folder given, or in the folder that holds all sources.
+    A file's name is its path in `base`, else in the one folder given, or in the folder that holds all sources.
     """
-    base = _base(sources)
+    base = base or base_of(sources)
     for source in sources:
         if source is None:
             yield File(None, STDIN, options.format or ("jsonl" if stdin_holds_objects() else "text"))
@@ -95,7 +97,8 @@ def files(sources: Sequence[Path | None], options: ReadOptions) -> Iterator[File
                 yield problem
 
 
-def _base(sources: Sequence[Path | None]) -> Path:
+def base_of(sources: Sequence[Path | None]) -> Path:
+    """Return the one folder given, or the one that holds all sources."""
     folders = [Path(os.path.abspath(p)) for p in sources if p is not None]  # noqa: PTH100 - keeps links
     if not folders:
         return Path.cwd()
