@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import CorruptIndexError
@@ -24,6 +25,8 @@ _ARROW = {
     ">": "greater",
     ">=": "greater_equal",
 }
+# Up to here a comparison for each value is faster than sorting them.
+_FEW = 16
 _FORMS = {
     "null": "nothing",
     "json": "values of several types",
@@ -141,7 +144,9 @@ def _members(chunk: pa.Array, values: Sequence[Value]) -> NDArray[np.bool_]:
         return _bits(found) & _valid(chunk)
     numbers: NDArray[Any] = _bits(chunk) if form == "boolean" else _buffer(chunk)
     held = [h for v in usable if not isinstance(v, str) and (h := _held(numbers.dtype, v)) == v]
-    return np.isin(numbers, np.array(held, dtype=numbers.dtype)) & _valid(chunk)
+    if len(held) > _FEW:
+        return np.isin(numbers, np.array(held, dtype=numbers.dtype)) & _valid(chunk)
+    return reduce(np.logical_or, [numbers == h for h in held], _none(chunk)) & _valid(chunk)
 
 
 def _by_distinct(chunk: pa.Array, passes: Callable[[Any], bool]) -> NDArray[np.bool_]:
@@ -159,8 +164,9 @@ def _by_distinct(chunk: pa.Array, passes: Callable[[Any], bool]) -> NDArray[np.b
         raise CorruptIndexError(
             f"a metadata column holds broken values ({e}): `embedkit verify` names the file"
         ) from e
-    numbers, valid = _buffer(chunk.indices), _valid(chunk)
-    return np.array([*answers, False])[np.where(valid, numbers, len(answers))]
+    # Clipped, for a code that stands in place of null may be any.
+    found = np.take(np.array([*answers, False]), _buffer(chunk.indices), mode="clip")
+    return found & _valid(chunk)
 
 
 def _strings(chunk: pa.Array, test: str, value: str) -> pa.Array:
@@ -224,8 +230,10 @@ def _any_item(chunk: pa.Array, passed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     import numpy as np
 
     offsets = np.frombuffer(chunk.buffers()[1], np.int32, len(chunk) + 1, chunk.offset * 4)
-    before = np.concatenate([[0], np.cumsum(passed)])
-    out: NDArray[np.bool_] = (before[offsets[1:]] > before[offsets[:-1]]) & _valid(chunk)
+    passed_before = np.zeros(len(passed) + 1, dtype=np.int32)
+    np.cumsum(passed, out=passed_before[1:])
+    bounds = passed_before[offsets]
+    out: NDArray[np.bool_] = bounds[1:] > bounds[:-1]
     return out
 
 

@@ -42,7 +42,7 @@ class Key:
 def leaves(row: Mapping[str, Any], prefix: str = "", level: int = 1) -> Iterator[tuple[str, Any]]:
     """Yield dotted names and values; an object without keys is nothing, one too deep is a value."""
     for key, value in row.items():
-        if isinstance(value, Mapping) and level < _LEVELS:
+        if isinstance(value, dict) and level < _LEVELS:
             yield from leaves(value, f"{prefix}{key}.", level + 1)
         else:
             yield prefix + key, value
@@ -68,10 +68,17 @@ def _kind_of(value: Any) -> tuple[str, Any]:
 def kinds_of(values: list[Any]) -> tuple[set[str], list[Any]]:
     """Return the kinds among the values, and the values as they can be stored."""
     kinds = {_SCALARS.get(t, "other") for t in set(map(type, values))}
-    if kinds <= {"null", "bool", "str"}:
+    if kinds <= {"null", "bool", "str"} or _plain_numbers(kinds, values):
         return kinds, values
     pairs = [_kind_of(v) for v in values]
     return {k for k, _ in pairs}, [v for _, v in pairs]
+
+
+def _plain_numbers(kinds: set[str], values: list[Any]) -> bool:
+    """Say whether they are all integers of 64 bits, or all finite floats: most are, and need no look at each."""
+    if kinds == {"int"}:
+        return all(-(1 << 63) <= bound < 1 << 63 for bound in (min(values), max(values)))
+    return kinds == {"float"} and all(map(math.isfinite, values))
 
 
 def _list_kind(kinds: set[str]) -> str:
@@ -115,7 +122,9 @@ class ColumnBuilder:
         """Append a window: `values` stand at `places`, or in all rows where that is None."""
         import pyarrow as pa
 
-        stored = [None if v is None else self._stored(v) for v in values]
+        stored = values
+        if self._kind in ("dictionary", "json", "float64", "list<float64>"):
+            stored = [None if v is None else self._stored(v) for v in values]
         if places is not None:
             spread = [None] * rows
             for place, value in zip(places, stored, strict=True):
