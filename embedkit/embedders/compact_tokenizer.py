@@ -191,7 +191,7 @@ def write_compact(tokenizer: Tokenizer, path: Path) -> None:
     pipeline |= {"padding": None, "truncation": None}
     prefix, suffix = special_ids(tokenizer)
     header = {"tokens": len(vocabulary), "prefix": prefix, "suffix": suffix, "tokenizer": pipeline}
-    head = json.dumps(header, sort_keys=True).encode()
+    head = json.dumps(header, sort_keys=True, ensure_ascii=False).encode()
     tokens = sorted((token.encode("utf-8"), i) for token, i in vocabulary.items())
     body = b"".join(
         [

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from embedkit.embedders.compact_tokenizer import FILE, QUICK_CHARACTERS, CompactTokenizer, write_compact
+from embedkit.embedders.openvino import OpenVINOEmbedder
 from embedkit.errors import EmbedderError, InputError
 from tests.embedkit.compact_tokenizers import texts, tokenizer
 
@@ -45,6 +46,19 @@ def test_any_text_has_the_same_ids(pair: Pair, text: str) -> None:
     """Over all of Unicode the quick way and the original agree."""
     whole, compact = pair
     assert compact.quick_ids(text) == whole.encode(text).ids
+
+
+@pytest.fixture(scope="module")
+def bundled() -> CompactTokenizer:
+    """The bundled model's own tokenizer."""
+    return CompactTokenizer(OpenVINOEmbedder.open()._folder / FILE)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=80) | st.text(_ODD + "😡🔥🎉❤\ufe0f▁▂°€뭔가ꙮ\u0337", max_size=80))
+def test_the_bundled_tokenizer_has_the_same_ids(bundled: CompactTokenizer, text: str) -> None:
+    """The shipped file, which sets unknown characters apart, gives one result both ways."""
+    assert bundled.quick_ids(text) == bundled.whole.encode(text).ids
 
 
 def test_special_tokens_in_a_text_are_found(pair: Pair) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -72,6 +73,51 @@ def test_a_long_run_is_cut_in_time(extended: Tokenizer) -> None:
     assert time.perf_counter() - started < 20
     assert encoding.tokens.count("[UNK]") == 0
     assert len(encoding.tokens) >= 100_000 / LONGEST_RUN
+
+
+@pytest.fixture(scope="module")
+def small(english: Tokenizer) -> Tokenizer:
+    """Return the English tokenizer with tokens of three kinds: begin a word, continue one, do both."""
+    return extend(english, [RUN, "##首", "##都", "🔥", "뭔", "가", "##가", "\u0301", "##\u0301"], 31_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("refund😡", "ref ##und [UNK]"),
+        ("😡😡refund😡🌋 now", "[UNK] ref ##und [UNK] now"),
+        ("fire🔥🔥fire", "fire 🔥 🔥 fire"),
+        ("❤\ufe0flove👍🏽", "[UNK] love [UNK]"),
+        ("cafeꙮteria", "cafe [UNK] ter ##ia"),
+        ("pizza𠮷首都", f"pizza [UNK] {RUN} ##首 ##都"),
+        ("뭔가뭔가", "뭔 ##가 뭔 ##가"),
+        ("fire▁▂▃", f"fire {RUN} [UNK]"),
+        ("10°, 5€ a→b", "10 ##° , 5 ##€ a ##→ ##b"),
+        ("h̷e̸l̶l̷o", "hello"),
+        ("ꙮ\u0301ꙮ\u0301 x\u0301", "[UNK] x ##\u0301"),
+    ],
+)
+def test_an_unknown_character_leaves_the_word_beside_it(small: Tokenizer, text: str, tokens: str) -> None:
+    """What no token continues with is set apart, marks of that kind left out; what was known stays as it was."""
+    assert small.encode(text, add_special_tokens=False).tokens == tokens.split()
+
+
+@pytest.mark.parametrize("glued", ["😡", "🌋🍕", "ꙮ", "🔥", "⠿"])
+def test_a_glued_symbol_is_as_good_as_one_apart(small: Tokenizer, glued: str) -> None:
+    """Before, after and inside words a symbol gives the tokens that it gives between spaces."""
+    for text in (f"volcano{glued}", f"{glued}volcano", f"refund{glued}volcano", f"{glued}refund{glued}"):
+        apart = text.replace(glued, f" {glued} ")
+        assert small.encode(text).ids == small.encode(apart).ids
+
+
+def test_a_vocabulary_without_letters_cuts_all_the_same(english: Tokenizer) -> None:
+    """Where no token continues with any character, each word is unknown, and none is lost."""
+    described = json.loads(english.to_str())
+    described["model"]["vocab"] = {
+        t: i for t, i in english.get_vocab().items() if t.startswith("[") and len(t) > 1
+    }
+    bare = extend(Tokenizer.from_str(json.dumps(described)), [], 1000)
+    assert bare.encode("so it is", add_special_tokens=False).tokens == ["[UNK]"] * 3
 
 
 def test_the_size_holds(english: Tokenizer) -> None:
