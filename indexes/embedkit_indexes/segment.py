@@ -102,8 +102,7 @@ class Segment:
 
         if self.record.deletions is None:
             return None
-        counts = self.documents("chunks").to_numpy()
-        mask = np.repeat(self.live_documents, counts)
+        mask = np.repeat(self.live_documents, np.diff(self.first_rows))
         if len(mask) != len(self):
             raise CorruptIndexError(
                 f"{self.folder / DOCUMENTS} counts {len(mask)} chunks, not {len(self)}: rebuild the index"
@@ -205,8 +204,16 @@ class Segment:
         """The row of each document's first chunk, int64 [documents + 1]: the last is the number of chunks."""
         import numpy as np
 
-        counts = self.documents("chunks").to_numpy()
-        return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        # Not `to_numpy`: see `vectors`.
+        counts = [
+            np.frombuffer(c.buffers()[1], np.int32, len(c), c.offset * 4)
+            for c in self.documents("chunks").chunks
+        ]
+        if any((c < 0).any() for c in counts):
+            raise CorruptIndexError(
+                f"{self.folder / DOCUMENTS} counts less than no chunks: rebuild the index"
+            )
+        return np.concatenate([[0], np.cumsum(np.concatenate(counts), dtype=np.int64)])
 
     @cached_property
     def hashes(self) -> NDArray[np.uint8]:
@@ -250,7 +257,6 @@ class FilterFields:
         if name in FIELDS:
             return self._segment.column(FIELDS[name])
         columns = self._segment.metadata
-        for key in (name, name.removeprefix("metadata.")):
-            if key in columns.names:
-                return columns.column(key)
-        return None
+        if name in columns.names:
+            return columns.column(name)
+        return columns.column(name.removeprefix("metadata."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,11 +80,17 @@ def id_key(id: str) -> int:
 
 
 def document_hash(document: Document) -> bytes:
-    """Return 16 bytes over all of a document that decides its chunks and what is stored of them."""
+    """Return 16 bytes over all of a document that decides its chunks and what is stored of them, its id too."""
     d = document
-    parts = [d.text, d.title, d.lang, d.source, d.form, _metadata(d)]
-    text = json.dumps(parts, ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
+    metadata = _stored_metadata(d) if d.metadata else ""
+    parts = [
+        v.encode("utf-8", "surrogatepass")
+        for v in (d.id, d.text, d.title, d.lang or "", d.source, d.form, metadata)
+    ]
+    digest = hashlib.blake2b(struct.pack("<7q", *map(len, parts)), digest_size=HASH_BYTES)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def text_hash(text: str) -> bytes:
@@ -254,6 +261,7 @@ class SegmentWriter:
         import pyarrow as pa
 
         self._flush(len(self._pending), report or ChunkReport())
+        self._columns.finish()
         self.close()
         raw = self.folder / _RAW
         flat = np.memmap(raw, dtype=self._dtype, mode="r", shape=(self.rows * self._dim,))
@@ -262,13 +270,13 @@ class SegmentWriter:
             f.write_batch(pa.record_batch([column], names=["vector"]))
         del column, flat
         raw.unlink()
-        self._columns.finish()
 
     def close(self) -> None:
         """Close the files as they are."""
         self._chunks.close()
         self._documents.close()
         self._raw.close()
+        self._columns.close()
 
     def texts(self) -> Iterator[str]:
         """Yield the texts of the chunks, from the file."""

@@ -117,7 +117,7 @@ class Writer:
                     f"document {number} has the id {given.id!r:.60} of an earlier one: make ids unique"
                 )
             hash = document_hash(given)
-            place = self._lookup.find(given.id) if self._segments else None
+            place = self._lookup.find(given.id, hash) if self._segments else None
             if place is not None:
                 if mode == "add":
                     raise InputError(
@@ -178,6 +178,8 @@ class Writer:
         if not self._segments:
             return
         writer = self._start()
+        if self.base is not None and self.base.fingerprint == self.settings.fingerprint:
+            self._cache.take(self._segments)
         try:
             for segment in self._segments:
                 writer.copy(segment, self._encode, self.settings.opened)
