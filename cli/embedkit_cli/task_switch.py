@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import InputError
+from embedkit.errors import InputError, StoreError
 from embedkit_cli.kind_options import counter
 from embedkit_cli.output import note, print_json
 
@@ -30,7 +30,11 @@ class TaskSwitchOptions:
 
 
 def evaluate_task_switch(sources: Sequence[str], choice: EmbedderChoice, wanted: TaskSwitchOptions) -> None:
-    """Measure, draw and print. Raises InputError for a SOURCE, or a picture that could not be written."""
+    """Measure, draw and print.
+
+    Raises InputError for a SOURCE, or a picture that could not be written; StoreError, once the report is printed,
+    where writing the picture failed all the same.
+    """
     from embedkit.evaluation import sample
     from embedkit.evaluation import task_switch as package
     from embedkit.evaluation.task_switch.picture import draw_confusion
@@ -61,19 +65,28 @@ def evaluate_task_switch(sources: Sequence[str], choice: EmbedderChoice, wanted:
             seed=wanted.seed,
             advance=counter(meter.update),
         )
+    failure: OSError | None = None
     if picture is not None:
-        picture.write_text(draw_confusion(report), encoding="utf-8")
+        drawn = draw_confusion(report)
+        try:
+            picture.write_text(drawn, encoding="utf-8")
+        except OSError as e:
+            failure = e
     record: dict[str, Any] = {
         "kind": KIND,
         **report.to_dict(),
-        "plot": str(picture) if picture is not None else None,
+        "plot": str(picture) if picture is not None and failure is None else None,
         "note": remark,
         "seconds": round(time.perf_counter() - started, 3),
     }
     if wanted.as_json:
         print_json(record)
-        return
-    print_report(report, record["seconds"])
+    else:
+        print_report(report, record["seconds"])
+    if failure is not None:
+        raise StoreError(
+            f"--plot {picture} was not written ({_reason(failure)}); the report is whole: make room, or choose another file"
+        ) from failure
 
 
 def _picture_path(plot: str | None) -> Path | None:
@@ -83,6 +96,22 @@ def _picture_path(plot: str | None) -> Path | None:
     path = Path(plot)
     if path.suffix.lower() != ".svg":
         raise InputError(f"--plot {plot} does not end in .svg, the one format that is written: name it so")
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(f"--plot {plot} cannot be written: choose a file in a folder that exists")
+    try:
+        if not path.parent.is_dir() or path.is_dir():
+            raise InputError(f"--plot {plot} cannot be written: choose a file in a folder that exists")
+        file = path.resolve()  # what a link points to, not the link, is tried and taken away again
+        there = file.exists()
+        if file.is_file() or not there:  # what is neither, a pipe say, may wait for a reader
+            with file.open("ab"):
+                pass
+        if not there:
+            file.unlink()
+    except OSError as e:
+        raise InputError(
+            f"--plot {plot} cannot be written ({_reason(e)}): choose a place that you may write to"
+        ) from e
     return path
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__

@@ -49,6 +49,40 @@ def test_a_beir_folder_adds_distractors(invoke: Invoke, words: Path, tmp_path: P
     assert json.loads(result.stdout)["further distractors"] == 1
 
 
+@pytest.mark.parametrize("json_flag", [["--json"], []])
+def test_a_picture_that_fails_leaves_the_report(
+    invoke: Invoke, words: Path, tmp_path: Path, json_flag: list[str]
+) -> None:
+    """Where the disk is full when the picture is written, the report is printed; one sentence and exit code 2 follow."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no device that is always full")
+    picture = tmp_path / "full.svg"
+    picture.symlink_to("/dev/full")
+    result = invoke("eval", "task-switch", "--embedder", words, "--seeds", "2", "--plot", picture, *json_flag)
+    assert result.exit_code == 2
+    assert f"error: --plot {picture} was not written (No space left on device)" in result.stderr
+    if json_flag:
+        assert json.loads(result.stdout)["plot"] is None
+    else:
+        assert "index unchanged" in result.stdout
+
+
+def test_a_place_for_the_picture_is_tried_first(invoke: Invoke, tmp_path: Path) -> None:
+    """A file that cannot be made is refused before the embedder is opened; the trial leaves no file, and none altered."""
+    for picture in (tmp_path / f"{'x' * 300}.svg", tmp_path / "dangling.svg"):
+        if picture.name == "dangling.svg":
+            picture.symlink_to(tmp_path / "none" / "a.svg")
+        result = invoke("eval", "task-switch", "--embedder", "nonsense", "--plot", picture)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"error: --plot {picture} cannot be written (")
+    old = tmp_path / "old.svg"
+    old.write_text("as it was")
+    for picture in (old, tmp_path / "new.svg"):
+        result = invoke("eval", "task-switch", "--embedder", "nonsense", "--plot", picture)
+        assert "unknown embedder" in result.stderr
+    assert old.read_text() == "as it was" and not (tmp_path / "new.svg").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
