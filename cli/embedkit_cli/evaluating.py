@@ -113,7 +113,7 @@ def evaluate(
     """
     from embedkit.errors import InputError
 
-    if sources[:1] == ("task-switch",) and not was_given("kind"):
+    if sources[:1] == ("task-switch",) and (kind == "task-switch" or not was_given("kind")):
         kind, sources = "task-switch", sources[1:]
     _refuse_foreign(kind)
     if wanted["task_name"] is not None and wanted["instruction"] is not None:

@@ -30,6 +30,16 @@ def test_a_few_seeds_are_measured(invoke: Invoke, words: Path, tmp_path: Path) -
     assert picture.read_text(encoding="utf-8").startswith("<svg ")
 
 
+def test_the_name_and_the_kind_may_both_be_given(invoke: Invoke, words: Path) -> None:
+    """`eval task-switch --kind task-switch` is the task switch; under another kind the word is a SOURCE."""
+    asked = ["--embedder", words, "--seeds", "2", "--json"]
+    result = invoke("eval", "task-switch", "--kind", "task-switch", *asked)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["kind"] == "task-switch"
+    other = invoke("eval", "task-switch", "--kind", "sts", "--embedder", words)
+    assert other.exit_code == 2 and "task-switch" in other.stderr
+
+
 def test_the_tables_fit_80_columns(invoke: Invoke, words: Path) -> None:
     """Nothing is cut off in a terminal of 80 columns; the held-out task and the default one are named."""
     result = invoke("eval", "task-switch", "--embedder", words, "--seeds", "8", env={"COLUMNS": "80"})
