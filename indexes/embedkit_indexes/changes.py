@@ -154,8 +154,7 @@ def _change(directory: Path, make: Callable[[Manifest | None], Writer]) -> Itera
     """Hold the lock while a writer works; whatever is raised before its manifest counts leaves what was there."""
     started = time.perf_counter()
     with durable.store_errors(directory):
-        fresh = not directory.exists()
-        directory.mkdir(parents=True, exist_ok=True)
+        fresh = durable.make_directory(directory)
         with durable.writer_lock(directory):
             writer: Writer | None = None
             try:

@@ -56,6 +56,9 @@ def writer_lock(directory: Path) -> Iterator[None]:
             f.seek(0)
             owner = f.read().strip() or "another process"
             raise StoreError(f"{directory} is being written by {owner}: wait until it is done, or stop it")
+        # Another first build that failed removes its lock: whoever waited for that file would lock nothing.
+        if not path.exists() or not os.path.samestat(os.fstat(f.fileno()), path.stat()):
+            raise StoreError(f"{directory} was cleared by another process just now: run it again")
         f.truncate(0)
         f.write(f"process {os.getpid()} on {platform.node()}")
         f.flush()
@@ -100,6 +103,17 @@ class Pin:
     def __del__(self) -> None:
         if self._handle >= 0:
             os.close(self._handle)
+
+
+def make_directory(directory: Path) -> bool:
+    """Make a directory and those above it, to stay even if the power goes; return whether it was not there."""
+    if directory.exists():
+        directory.mkdir(exist_ok=True)
+        return False
+    make_directory(directory.parent)
+    directory.mkdir(exist_ok=True)
+    sync_folder(directory.parent)
+    return True
 
 
 def new_folder(directory: Path, prefix: str = SEGMENT) -> Path:
@@ -159,6 +173,8 @@ def replace_text(path: Path, text: str) -> None:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
+        # What the text names must be there whenever the text is.
+        sync_folder(path.parent)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
