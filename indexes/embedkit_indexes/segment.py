@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import CorruptIndexError
+from embedkit_indexes.cells import Cells
 from embedkit_indexes.durable import Pin
 from embedkit_indexes.manifest import SegmentRecord
 from embedkit_indexes.rows import RowSet
@@ -49,6 +50,7 @@ class Segment:
         self.folder = directory / record.name
         self.record = record
         self._directory = directory
+        self._cells: dict[int, Cells] = {}
         try:
             self._pin = Pin(self.folder)
         except OSError as e:
@@ -160,14 +162,19 @@ class Segment:
         """Return the chunks of these row numbers, in their order, `metadata` decoded."""
         batches, ends = self._batches
         out = []
-        for number in numbers:
-            i = bisect_right(ends, number)
-            batch = batches[i]
-            place = number - ends[i] + batch.num_rows
-            # Scalar by scalar: `take` would load pyarrow.compute, which costs a search more than its answer.
-            row = {n: batch.column(n)[place].as_py() for n in SHOWN}
-            row["metadata"] = json.loads(row["metadata"])
-            out.append(row)
+        try:
+            for number in numbers:
+                i = bisect_right(ends, number)
+                cells = self._cells.get(i)
+                if cells is None:
+                    cells = self._cells.setdefault(i, Cells(batches[i], SHOWN))
+                row = cells.row(number - ends[i] + batches[i].num_rows)
+                row["metadata"] = json.loads(row["metadata"])
+                out.append(row)
+        except (LookupError, ValueError) as e:
+            raise CorruptIndexError(
+                f"{self.folder / CHUNKS} cannot be read ({e}): the index is damaged, rebuild with `embedkit index`"
+            ) from e
         return out
 
     def batches(self) -> list[pa.RecordBatch]:
@@ -175,16 +182,25 @@ class Segment:
         return self._batches[0]
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return one whole column of the chunks."""
-        import pyarrow as pa
-
-        return pa.chunked_array([b.column(name) for b in self._batches[0]])
+        """Return one whole column of the chunks, its offsets checked."""
+        return self._column(CHUNKS, self._batches[0], name)
 
     def documents(self, name: str) -> pa.ChunkedArray:
-        """Return one whole column of the documents."""
+        """Return one whole column of the documents, its offsets checked."""
+        return self._column(DOCUMENTS, self._document_batches, name)
+
+    def _column(self, file: str, batches: Sequence[pa.RecordBatch], name: str) -> pa.ChunkedArray:
         import pyarrow as pa
 
-        return pa.chunked_array([b.column(name) for b in self._document_batches])
+        from embedkit_indexes.columns import check_array
+
+        try:
+            arrays = [b.column(name) for b in batches]
+            for array in arrays:
+                check_array(array)
+        except (pa.ArrowException, KeyError, ValueError) as e:
+            raise CorruptIndexError(f"{self.folder / file} cannot be read ({e}): rebuild the index") from e
+        return pa.chunked_array(arrays)
 
     @cached_property
     def _document_batches(self) -> list[Any]:
