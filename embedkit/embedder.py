@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from embedkit.contract import EmbedderInfo
 from embedkit.errors import EmbedderError, EmbedkitError, InputError
 from embedkit.tasks import Task, resolve_instruction
+from embedkit.texts import half_surrogate, without_surrogates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,12 +103,13 @@ class Embedder(ABC):
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count each text's tokens, special tokens included and untruncated.
 
-        Without a tokenizer this is an estimate: one token for every four bytes of UTF-8.
+        Without a tokenizer this is an estimate: one token for every four bytes of UTF-8. Half a surrogate pair, which
+        cannot be encoded, counts as a question mark.
         """
         tokenizer = self.tokenizer
         if tokenizer is None:
             return [2 + len(t.encode("utf-8", "replace")) // 4 for t in texts]
-        return [len(e.ids) for e in tokenizer.encode_batch_fast(list(texts))]
+        return [len(e.ids) for e in tokenizer.encode_batch_fast([without_surrogates(t) for t in texts])]
 
     def _encode(self, texts: list[str], normalize: bool = True) -> NDArray[np.float32]:
         import numpy as np
@@ -195,11 +197,9 @@ def _checked(texts: Sequence[str], what: str) -> list[str]:
             raise InputError(f"{what} {i} is {type(text).__name__}, not str")
         if not text.strip():
             raise InputError(f"{what} {i} is empty: give it some text")
-        try:
-            text.encode()
-        except UnicodeEncodeError as e:
+        if (place := half_surrogate(text)) is not None:
             raise InputError(
-                f"{what} {i} holds half a surrogate pair at character {e.start}, which no encoding has: "
+                f"{what} {i} holds half a surrogate pair at character {place}, which no encoding has: "
                 "decode its source as UTF-8 with errors='replace'"
-            ) from e
+            )
     return checked

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedkit.errors import InputError, UnknownNameError
+from embedkit.texts import half_surrogate, is_visible
+
+
+def _check_whole(text: str, what: str) -> None:
+    place = half_surrogate(text)
+    if place is not None:
+        raise InputError(
+            f"{what} holds half a surrogate pair at character {place}, which no encoding has: "
+            "decode its source as UTF-8 with errors='replace'"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +31,9 @@ class Task:
     def __post_init__(self) -> None:
         if not self.name or self.name != self.name.strip() or any(c.isspace() for c in self.name):
             raise InputError(f"task name {self.name!r} must be one word, such as 'find-recipe'")
-        if not self.instruction.strip():
+        if not is_visible(self.instruction):
             raise InputError(f"task {self.name!r} has an empty instruction: write what a query should find")
+        _check_whole(self.instruction, f"the instruction of task {self.name!r}")
 
 
 _BUILT_IN = (
@@ -70,7 +81,7 @@ def get_task(name: str, extra: Mapping[str, Task] | None = None) -> Task:
 def resolve_instruction(task: str | Task | None, instruction: str | None) -> str | None:
     """Return the instruction that `task` or `instruction` stands for; None where both are None.
 
-    Raises InputError where both are given or the instruction is empty.
+    Raises InputError where both are given, or the instruction is empty or holds half a surrogate pair.
     """
     if task is not None and instruction is not None:
         name = task if isinstance(task, str) else task.name
@@ -80,8 +91,9 @@ def resolve_instruction(task: str | Task | None, instruction: str | None) -> str
     if instruction is not None:
         if not isinstance(instruction, str):
             raise InputError(f"instruction {instruction!r} is {type(instruction).__name__}, not str")
-        if not instruction.strip():
+        if not is_visible(instruction):
             raise InputError("the instruction is empty: write what the query should find, or leave it out")
+        _check_whole(instruction, "the instruction")
         return instruction
     if task is None:
         return None

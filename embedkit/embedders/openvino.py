@@ -20,6 +20,7 @@ from embedkit.embedders.compact_tokenizer import CompactTokenizer
 from embedkit.embedders.matryoshka import cut
 from embedkit.errors import EmbedderError, InputError, UnknownNameError
 from embedkit.hashing import cache_dir, joint_hash
+from embedkit.texts import without_surrogates
 from embedkit.threads import thread_count
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class OpenVINOEmbedder(Embedder):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count each text's tokens, special tokens included and untruncated."""
-        return [len(ids) for ids in self._token_ids(texts)]
+        return [len(ids) for ids in self._token_ids([without_surrogates(t) for t in texts])]
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import numpy as np

@@ -206,7 +206,7 @@ def test_token_counts(words: Any) -> None:
     class WithTokenizer(Letters):
         tokenizer = words
 
-    assert WithTokenizer().count_tokens(["a b c", "a"]) == [5, 3]
+    assert WithTokenizer().count_tokens(["a b c", "a", "a \ud800"]) == [5, 3, 4]
     assert Letters().count_tokens(["abcdefgh", "é" * 4, "\ud800"]) == [4, 4, 2]
 
 
@@ -223,6 +223,19 @@ def test_a_failing_plug_in_is_named() -> None:
         EmbedderError, match=r"'mine' failed on 1 texts, the first being 'tide': KeyError: 'weights'"
     ):
         Failing().encode_document(["tide"])
+
+
+def test_half_a_surrogate_in_an_instruction_is_named() -> None:
+    """An instruction, free or a task's, with half a surrogate pair is an InputError that says where, on every way in."""
+    model = Letters(instruction_trained=True)
+    for ask in (
+        lambda: model.encode_query(["a"], instruction="find\udcff"),
+        lambda: model.render_query("a", instruction="find\udcff"),
+        lambda: Task("mine", "find\udcff"),
+    ):
+        with pytest.raises(InputError, match=r"the instruction.* half a surrogate pair at character 4"):
+            ask()
+    assert model.calls == []
 
 
 @pytest.mark.parametrize(("task", "instruction"), [(5, None), (None, 5), (["qa"], None)])

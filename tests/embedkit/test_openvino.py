@@ -77,6 +77,13 @@ def test_batching_changes_nothing(embedder: OpenVINOEmbedder, texts: list[str]) 
     assert (together * small).sum(axis=1).min() > 0.9995
 
 
+def test_half_a_surrogate_can_be_counted(embedder: OpenVINOEmbedder) -> None:
+    """A text that cannot be encoded is counted with a question mark in its place, and refused when it is encoded."""
+    assert embedder.count_tokens(["tide\ud800"]) == embedder.count_tokens(["tide?"])
+    with pytest.raises(InputError, match="query 0 holds half a surrogate pair at character 4"):
+        embedder.encode_query(["tide\ud800"], instruction="find")
+
+
 def test_long_texts_are_cut_at_the_declared_length(embedder: OpenVINOEmbedder) -> None:
     """What stands beyond max_length tokens has no influence, what stands before it has."""
     room = embedder.info.max_length - 2
