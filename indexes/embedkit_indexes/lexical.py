@@ -35,6 +35,7 @@ __all__ = ["Bm25", "LexicalIndex", "build_lexical", "merge_lexical", "search_lex
 
 _FEW = 1 / 16  # up to this share of the rows, or of a term's postings, rows are looked up one by one
 _OFTEN = 8  # the bar is found anew before a term whose postings are at least 1/8 of the rows seen
+_BLOCK = 1 << 14  # postings at once: what is made of them stays in the cache
 _SLACK = 1e-5  # what float32 sums may be off, relative
 
 
@@ -119,7 +120,7 @@ class _Best:
         """What a row must reach to get in; 0 while fewer than k are in."""
         return float(self.scores[-1]) if len(self.scores) == self._k else 0.0
 
-    def add(self, segment: int, rows: NDArray[np.uint32], scores: NDArray[np.float32]) -> None:
+    def add(self, segment: int, rows: NDArray[np.intp], scores: NDArray[np.float32]) -> None:
         """Take in rows, ascending, of a segment behind those seen before."""
         import numpy as np
 
@@ -143,7 +144,7 @@ class _Scorer:
 
     def best(
         self, terms: Sequence[tuple[float, int, int]], k: int, bar: float
-    ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """Return the best k rows, ascending, and their scores, float32; rows below `bar` may be left out.
 
         `terms`: weight, begin and end of the postings. Rows that share the k-th best score are all returned.
@@ -151,25 +152,27 @@ class _Scorer:
         import numpy as np
 
         scores = np.zeros(self._index.size, np.float32)  # pages that no row touches cost nothing
-        touched: list[NDArray[np.uint32]] = []
+        touched: list[NDArray[np.intp]] = []
         number = 0
         weights = [weight for weight, *_ in terms]
         if self._allowed is not None and self._allowed.count <= _FEW * self._index.size:
-            touched, position = [self._allowed.numbers.astype(np.uint32)], 0
+            touched, position = [self._allowed.numbers.astype(np.intp, copy=False)], 0
         else:
             for position, (weight, begin, end) in enumerate(terms):
                 left = sum(weights[position:]) * (1 + _SLACK)  # what a row can still get, and more
                 if number < _OFTEN * (end - begin) and left < max(bar, sum(weights[:position])):
-                    seen = scores[np.concatenate(touched)] if touched else scores[:0]
+                    seen = scores.take(np.concatenate(touched)) if touched else scores[:0]
                     if left < max(bar, _kth_best(seen, k)):
                         break
                 touched.append(self._scan(scores, weight, begin, end))
                 number += len(touched[-1])
             else:
                 position = len(terms)
-        rows = np.sort(np.concatenate([np.empty(0, np.uint32), *touched]))
+        rows = np.concatenate([np.empty(0, np.intp), *touched])
+        if len(touched) > 1:
+            rows.sort()
         for later in range(position, len(terms)):
-            seen = scores[rows]
+            seen = scores.take(rows)
             left = sum(weights[later:]) * (1 + _SLACK)
             rows = rows[seen + left >= max(bar, _kth_best(seen, k))]
             weight, begin, end = terms[later]
@@ -177,41 +180,47 @@ class _Scorer:
                 self._look_up(scores, rows, weight, begin, end)
             else:
                 self._scan(scores, weight, begin, end)
-        seen = scores[rows]
+        seen = scores.take(rows)
         rows = rows[(seen > 0) & (seen >= _kth_best(seen, k))]
         return rows, scores[rows]
 
-    def _scan(self, scores: NDArray[np.float32], weight: float, begin: int, end: int) -> NDArray[np.uint32]:
+    def _scan(self, scores: NDArray[np.float32], weight: float, begin: int, end: int) -> NDArray[np.intp]:
         """Add a term to all allowed rows that have it; returns those that had no score yet."""
-        rows, counts = self._index.rows[begin:end], self._index.counts[begin:end]
-        if self._allowed is not None:
-            kept = self._allowed.mask[rows]
-            rows, counts = rows[kept], counts[kept]
-        before = scores[rows]
-        scores[rows] = before + self._parts(rows, counts, weight)
-        first: NDArray[np.uint32] = rows[before == 0]
-        return first
+        import numpy as np
+
+        first = []
+        for start in range(begin, end, _BLOCK):
+            block = slice(start, min(start + _BLOCK, end))
+            # NumPy gathers by intp; by uint32 it converts in small pieces, at several times the cost.
+            rows, counts = self._index.rows[block].astype(np.intp), self._index.counts[block]
+            if self._allowed is not None:
+                kept = self._allowed.mask.take(rows)
+                rows, counts = rows[kept], counts[kept]
+            before = scores.take(rows)
+            scores[rows] = before + self._parts(rows, counts, weight)
+            first.append(rows[before == 0])
+        return np.concatenate(first)
 
     def _look_up(
-        self, scores: NDArray[np.float32], rows: NDArray[np.uint32], weight: float, begin: int, end: int
+        self, scores: NDArray[np.float32], rows: NDArray[np.intp], weight: float, begin: int, end: int
     ) -> None:
         """Add a term to those of `rows`, ascending, that have it."""
         import numpy as np
 
         having = self._index.rows[begin:end]
-        places = np.minimum(np.searchsorted(having, rows), len(having) - 1)
+        places = np.minimum(np.searchsorted(having, rows.astype(np.uint32)), len(having) - 1)
         hit = having[places] == rows
         rows = rows[hit]
         scores[rows] += self._parts(rows, self._index.counts[begin:end][places[hit]], weight)
 
     def _parts(
-        self, rows: NDArray[np.uint32], counts: NDArray[np.uint8], weight: float
+        self, rows: NDArray[np.intp], counts: NDArray[np.uint8], weight: float
     ) -> NDArray[np.float32]:
         """Return what a term of this weight adds to the rows that have it `counts` times."""
         import numpy as np
 
         often = counts.astype(np.float32)
-        parts = self._index.lengths[rows].astype(np.float32)
+        parts = self._index.lengths.take(rows).astype(np.float32)
         parts *= self._slope
         parts += self._short
         parts += often
