@@ -331,7 +331,7 @@ def test_links_in_a_circle_are_skipped(tmp_path: Path) -> None:
 
 def test_an_index_in_the_making_is_no_corpus(tmp_path: Path) -> None:
     """A folder that holds only a segment and a lock is an unfinished index: left out, also under `strict`."""
-    segment = tmp_path / "out" / "segment-4711-9f3a61c2"
+    segment = tmp_path / "out" / "segment-47119f3a61c2"
     segment.mkdir(parents=True)
     (segment / "chunks.arrow").write_bytes(b"ARROW1\0\0")
     (tmp_path / "out" / "writer.lock").touch()
