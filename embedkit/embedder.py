@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from embedkit.contract import EmbedderInfo
 from embedkit.errors import EmbedderError, EmbedkitError, InputError
 from embedkit.tasks import Task, resolve_instruction
-from embedkit.texts import half_surrogate, without_surrogates
+from embedkit.texts import half_surrogate, is_visible, without_surrogates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,8 +69,9 @@ class Embedder(ABC):
         """Encode queries under a task or a free instruction.
 
         Returns float32 `[n, dim]`, rows of unit length (all zeros where the embedder knows no token of
-        the text). Raises InputError for a bare string, an empty text or both `task` and `instruction`;
-        UnknownNameError for an unknown task; EmbedderError where the embedder returns NaN or a wrong shape.
+        the text). Raises InputError for a bare string, a text without a visible character or both `task` and
+        `instruction`; UnknownNameError for an unknown task; EmbedderError where the embedder returns NaN or a wrong
+        shape.
         """
         sentence = self.instruction_for(task, instruction)
         if sentence is not None:
@@ -79,8 +80,12 @@ class Embedder(ABC):
         return self._encode([self.info.template.render_query(t, sentence) for t in checked])
 
     def encode_document(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode documents, bare: float32 `[n, dim]`, rows of unit length. Raises as `encode_query` does."""
-        return self._encode([self.info.template.render_document(t) for t in _checked(texts, "document")])
+        """Encode documents, bare: float32 `[n, dim]`, rows of unit length. Raises as `encode_query` does.
+
+        A document of zero-width and control characters alone is no error: its row is all zeros, no query finds it.
+        """
+        checked = _checked(texts, "document")
+        return self._encode([self.info.template.render_document(t) if is_visible(t) else "" for t in checked])
 
     def encode_rendered(self, texts: Sequence[str], *, normalize: bool = True) -> NDArray[np.float32]:
         """Encode texts exactly as they are, no template added: float32 `[n, dim]`. Raises as `encode_query` does.
@@ -88,7 +93,7 @@ class Embedder(ABC):
         For protocols that render a text in their own way (`embedkit.evaluation.protocol`). With `normalize=False` the
         rows keep the length that the embedder gave them, which some embedders have made 1 already.
         """
-        return self._encode(_checked(texts, "rendered"), normalize)
+        return self._encode([t if is_visible(t) else "" for t in _checked(texts, "rendered")], normalize)
 
     def instruction_for(self, task: str | Task | None, instruction: str | None) -> str | None:
         """Return the instruction that `encode_query` uses for these arguments, None for a bare query."""
@@ -112,10 +117,11 @@ class Embedder(ABC):
         return [len(e.ids) for e in tokenizer.encode_batch_fast([without_surrogates(t) for t in texts])]
 
     def _encode(self, texts: list[str], normalize: bool = True) -> NDArray[np.float32]:
+        """Return the rows of rendered texts; that of an empty one is all zeros, and the model never sees it."""
         import numpy as np
 
         out = np.zeros((len(texts), self.info.dim), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        order = sorted((i for i, text in enumerate(texts) if text), key=lambda i: -len(texts[i]))
         for start in range(0, len(order), self.window):
             rows = order[start : start + self.window]
             sorted_texts = [texts[i] for i in rows]
@@ -197,6 +203,8 @@ def _checked(texts: Sequence[str], what: str) -> list[str]:
             raise InputError(f"{what} {i} is {type(text).__name__}, not str")
         if not text.strip():
             raise InputError(f"{what} {i} is empty: give it some text")
+        if what == "query" and not is_visible(text):
+            raise InputError(f"{what} {i} holds no visible character: give it some text")
         if (place := half_surrogate(text)) is not None:
             raise InputError(
                 f"{what} {i} holds half a surrogate pair at character {place}, which no encoding has: "

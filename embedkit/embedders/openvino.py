@@ -128,6 +128,11 @@ class OpenVINOEmbedder(Embedder):
         path = self._folder / COMPACT
         return CompactTokenizer(path) if path.is_file() else None
 
+    @cached_property
+    def _special_tokens(self) -> int:
+        """How many ids a text has of which the tokenizer leaves nothing."""
+        return len(self._token_ids([""])[0])
+
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         if self._compact is not None:
             return self._compact.ids(texts)
@@ -143,12 +148,14 @@ class OpenVINOEmbedder(Embedder):
         self._notice_fork()
         limit = self.info.max_length
         ids = self._token_ids(texts)
+        known = np.array([len(i) > self._special_tokens for i in ids])
         ids = [i if len(i) <= limit else [*i[: limit - 1], i[-1]] for i in ids]
         batches = plan_batches([len(i) for i in ids], self._token_budget, _ROUND)
         out = np.empty((len(ids), self.info.full_dim or self.info.dim), dtype=np.float32)
         if len(batches) == 1:
             request = self._query_graph.create_infer_request()
             out[batches[0]] = request.infer(self._padded(ids, batches[0]), share_inputs=True)[0]
+            out[~known] = 0
             return out
         # A thread a stream, each with its own request: OpenVINO's own queue calls back into Python from its
         # threads, and its destructor then deadlocks on the interpreter lock.
@@ -164,6 +171,7 @@ class OpenVINOEmbedder(Embedder):
         with ThreadPoolExecutor(thread_count()) as pool:
             for done in [pool.submit(work) for _ in range(thread_count())]:
                 done.result()
+        out[~known] = 0  # special tokens alone would give all such texts one vector
         return out
 
     def _notice_fork(self) -> None:

@@ -80,6 +80,33 @@ def test_zero_rows() -> None:
     np.testing.assert_array_equal(Letters().encode_document(["zzz", "a"]), [[0, 0, 0], [1, 0, 0]])
 
 
+INVISIBLE = [
+    "\u200b",
+    "\ufeff\u200d\u2060",
+    "\x00\x1b",
+    "\u00ad \n",
+    "\u3164",
+    "\ufe0f",
+    "\u2800",
+    "\U000e0041",
+]
+
+
+@pytest.mark.parametrize("text", INVISIBLE)
+def test_texts_that_show_nothing(text: str) -> None:
+    """A query of zero-width and control characters is refused; a document of them is a zero row, unseen by the model."""
+    model = Letters(template=Template(document="abc {text}"))
+    with pytest.raises(InputError, match="query 1 holds no visible character|query 1 is empty"):
+        model.encode_query(["a", text])
+    with pytest.raises(InputError, match="instruction is empty"):
+        model.encode_query(["a"], instruction=text)
+    assert model.calls == []
+    assert not model.encode_document([text, "a"])[0].any()
+    assert not model.encode_rendered([text])[0].any()
+    assert model.calls == [["abc a"]]
+    assert model.encode_query([f"a{text}"]).any(), "beside a letter they do no harm"
+
+
 def test_no_texts() -> None:
     """No text gives an empty array of the right width."""
     assert Letters().encode_document([]).shape == (0, 3)

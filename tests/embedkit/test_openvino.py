@@ -84,6 +84,13 @@ def test_half_a_surrogate_can_be_counted(embedder: OpenVINOEmbedder) -> None:
         embedder.encode_query(["tide\ud800"], instruction="find")
 
 
+@pytest.mark.parametrize("others", [[], ["tide"] * 300], ids=["one batch", "several"])
+def test_a_text_without_tokens_has_no_vector(embedder: OpenVINOEmbedder, others: list[str]) -> None:
+    """What the tokenizer leaves nothing of (zero-width, private-use characters) is a zero row, not one of two specials."""
+    vectors = embedder.encode_document(["\u200b", "\ue000", "\U000f0000\ue001", "tide", *others])
+    assert vectors.any(axis=1).tolist() == [False, False, False, True, *[True] * len(others)]
+
+
 def test_long_texts_are_cut_at_the_declared_length(embedder: OpenVINOEmbedder) -> None:
     """What stands beyond max_length tokens has no influence, what stands before it has."""
     room = embedder.info.max_length - 2
