@@ -213,9 +213,7 @@ class _Scorer:
         rows = rows[hit]
         scores[rows] += self._parts(rows, self._index.counts[begin:end][places[hit]], weight)
 
-    def _parts(
-        self, rows: NDArray[np.intp], counts: NDArray[np.uint8], weight: float
-    ) -> NDArray[np.float32]:
+    def _parts(self, rows: NDArray[np.intp], counts: NDArray[np.uint8], weight: float) -> NDArray[np.float32]:
         """Return what a term of this weight adds to the rows that have it `counts` times."""
         import numpy as np
 
