@@ -84,19 +84,19 @@ def _take(f: IO[str]) -> bool:
 
 
 class Pin:
-    """Hold a segment's folder for a reader: `drop_leftovers` leaves it until the last pin is gone.
+    """Hold a segment's folder, or its bitmap, for a reader: `drop_leftovers` leaves it until the last pin is gone.
 
     The system frees it when its process dies. Where folders cannot be locked (Windows, some network drives),
     the folder's mapped files keep it, as far as that system keeps them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self._handle = -1
         if sys.platform == "win32":
             return
         import fcntl
 
-        self._handle = os.open(folder, os.O_RDONLY)
+        self._handle = os.open(path, os.O_RDONLY)
         with suppress(OSError):
             fcntl.flock(self._handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
@@ -132,32 +132,34 @@ def drop_leftovers(directory: Path, keep: Collection[str], *, shards: bool = Tru
         if path.name.startswith(SHARDS) and not shards:
             continue
         if path.name.startswith(_OURS) and path.name not in keep:
-            if path.is_dir():
-                _drop(path)
-            else:
-                with suppress(OSError):
-                    path.unlink()
+            _drop(path)
         elif path.name.endswith(".tmp"):
             path.unlink(missing_ok=True)
 
 
-def _drop(folder: Path) -> None:
+def _drop(path: Path) -> None:
     if sys.platform == "win32":
-        gone = folder.with_name(folder.name + ".gone")
-        with suppress(OSError):  # a file in use keeps its folder from being renamed
-            shutil.rmtree(folder.rename(gone), ignore_errors=True)
+        with suppress(OSError):  # a file in use cannot be removed, and keeps its folder from being renamed
+            _remove(path.rename(path.with_name(path.name + ".gone")) if path.is_dir() else path)
         return
     import fcntl
 
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(path)
         except BlockingIOError:
             pass  # a reader holds it; a later change takes it away
         finally:
             os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 def belongs(name: str) -> bool:

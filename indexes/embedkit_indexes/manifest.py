@@ -11,7 +11,7 @@ from typing import Any
 
 from embedkit.embedder import Embedder
 from embedkit.errors import CorruptIndexError, EmbedderError, FingerprintError, NotAnIndexError
-from embedkit_indexes.durable import checksum, replace_text
+from embedkit_indexes.durable import checksum, replace_text, store_errors
 
 NAME = "embedkit.json"
 FORMAT = 2
@@ -63,6 +63,22 @@ class SegmentRecord:
     def live(self) -> int:
         """Return the number of chunks that are not deleted."""
         return self.chunks - (self.deletions.chunks if self.deletions else 0)
+
+    def paths(self) -> Iterator[tuple[str, FileRecord]]:
+        """Yield every file, by its path in the index's directory, and what it must be."""
+        for name, record in self.files.items():
+            yield f"{self.name}/{name}", record
+        if self.deletions is not None:
+            yield self.deletions.name, self.deletions.file
+
+    def verify(self, directory: Path) -> None:
+        """Read every file and compare its sha256. Raises CorruptIndexError naming the file that differs."""
+        for name, record in self.paths():
+            path = directory / name
+            if not path.is_file():
+                raise CorruptIndexError(f"{path} is missing: {_DAMAGED}")
+            if checksum(path) != record.sha256:
+                raise CorruptIndexError(f"{path} was altered: {_DAMAGED}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +144,7 @@ class Manifest:
     def files(self) -> Iterator[tuple[str, FileRecord]]:
         """Yield every file, by its path in the directory, and what it must be."""
         for segment in self.segments:
-            for name, record in segment.files.items():
-                yield f"{segment.name}/{name}", record
-            if segment.deletions is not None:
-                yield segment.deletions.name, segment.deletions.file
+            yield from segment.paths()
 
     def names(self) -> set[str]:
         """Return the names in the directory that this version needs."""
@@ -139,9 +152,7 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         """Replace the directory's manifest in one step: from here on the new version is the one."""
-        data = self.to_dict()
-        text = json.dumps({**data, "checksum": _digest(data)}, ensure_ascii=False, indent=1)
-        replace_text(directory / NAME, text + "\n")
+        replace_text(directory / NAME, text_of(self.to_dict()))
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -169,7 +180,9 @@ class Manifest:
                 f"{directory} {what}: build one with `embedkit index SOURCE -o {directory}`"
             )
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            with store_errors(path):
+                text = path.read_text(encoding="utf-8")
+            data = json.loads(text)
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             if found != FORMAT:
                 newer = isinstance(found, int) and found > FORMAT
@@ -177,7 +190,8 @@ class Manifest:
                     f"{path} has format {found!r}, this version reads {FORMAT}: "
                     + ("update embedkit" if newer else "rebuild it with `embedkit index --force`")
                 )
-            if data.pop("checksum", None) != _digest(data):
+            data.pop("checksum", None)
+            if text != text_of(data):
                 raise ValueError("its checksum is not that of its content")
             data["segments"] = tuple(_segment(s) for s in data["segments"])
             data["probes"] = tuple(Probe(p["text"], tuple(p["vector"])) for p in data["probes"])
@@ -220,9 +234,8 @@ class Manifest:
     def verify(self, directory: Path) -> None:
         """Read every file and compare its sha256. Raises CorruptIndexError naming the file that differs."""
         self._check_sizes(directory)
-        for name, record in self.files():
-            if checksum(directory / name) != record.sha256:
-                raise CorruptIndexError(f"{directory / name} was altered: {_DAMAGED}")
+        for segment in self.segments:
+            segment.verify(directory)
 
 
 def _segment(data: Mapping[str, Any]) -> SegmentRecord:
@@ -236,10 +249,12 @@ def _segment(data: Mapping[str, Any]) -> SegmentRecord:
     )
 
 
-def _digest(data: Mapping[str, Any]) -> str:
+def text_of(data: Mapping[str, Any]) -> str:
+    """Return a manifest's text, to the last byte: its values, and a checksum over them."""
     # Parsed back first: what is written and what is read are then the same values.
     plain = json.loads(json.dumps(data))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**plain, "checksum": digest}, ensure_ascii=False, indent=1) + "\n"
 
 
 def check_probes(manifest: Manifest, embedder: Embedder) -> None:

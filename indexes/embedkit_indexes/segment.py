@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import CorruptIndexError
+from embedkit.errors import CorruptIndexError, StoreError
 from embedkit_indexes.cells import Cells
 from embedkit_indexes.durable import Pin
 from embedkit_indexes.manifest import SegmentRecord
@@ -40,6 +41,19 @@ FIELDS = {
 }
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what an altered or missing file makes its readers raise into a CorruptIndexError that names it."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as e:  # of any class: Arrow's, NumPy's and Python's own
+        raise CorruptIndexError(
+            f"{path} cannot be read ({e}): the index is damaged, rebuild with `embedkit index`"
+        ) from e
+
+
 class Segment:
     """Read a segment by memory map: opening costs nothing, rows are read when asked for.
 
@@ -49,12 +63,18 @@ class Segment:
     def __init__(self, directory: Path, record: SegmentRecord) -> None:
         self.folder = directory / record.name
         self.record = record
-        self._directory = directory
         self._cells: dict[int, Cells] = {}
-        try:
-            self._pin = Pin(self.folder)
-        except OSError as e:
-            raise CorruptIndexError(f"{self.folder} cannot be opened ({e.strerror})") from e
+        self._bits = b""
+        with reading(self.folder):
+            self._pins = [Pin(self.folder)]
+        if record.deletions is not None:
+            path = directory / record.deletions.name
+            with reading(path):
+                self._pins.append(Pin(path))
+                # Now: where files cannot be pinned, a later version may take it away.
+                self._bits = path.read_bytes()
+                if len(self._bits) != (record.documents + 7) // 8:
+                    raise ValueError(f"{len(self._bits)} bytes for {record.documents} documents")
 
     def __len__(self) -> int:
         """Return the number of chunks, the deleted ones too."""
@@ -66,15 +86,16 @@ class Segment:
         import numpy as np
         import pyarrow as pa
 
-        column = self._open(VECTORS)[0].column(0)
-        values, dim = column.values, column.type.list_size
-        dtype = np.dtype(np.float16 if pa.types.is_float16(values.type) else np.float32)
-        # Not `to_numpy`: where pandas is installed, that imports it, a third of a second of a search.
-        count = len(column) * dim
-        flat = np.frombuffer(values.buffers()[1], dtype, count, values.offset * dtype.itemsize)
-        if len(column) != len(self):
-            raise CorruptIndexError(f"{self.folder / VECTORS} holds {len(column)} vectors, not {len(self)}")
-        return flat.reshape(len(column), dim)
+        with reading(self.folder / VECTORS):
+            column = self._open(VECTORS)[0].column(0)
+            values, dim = column.values, column.type.list_size
+            dtype = np.dtype(np.float16 if pa.types.is_float16(values.type) else np.float32)
+            # Not `to_numpy`: where pandas is installed, that imports it, a third of a second of a search.
+            count = len(column) * dim
+            flat = np.frombuffer(values.buffers()[1], dtype, count, values.offset * dtype.itemsize)
+            if len(column) != len(self):
+                raise ValueError(f"it holds {len(column)} vectors, not {len(self)}")
+            return flat.reshape(len(column), dim)
 
     @cached_property
     def engine(self) -> Engine:
@@ -119,16 +140,7 @@ class Segment:
         count = self.record.documents
         if self.record.deletions is None:
             return np.ones(count, dtype=bool)
-        path = self._directory / self.record.deletions.name
-        try:
-            packed = np.fromfile(path, dtype=np.uint8)
-        except OSError as e:
-            raise CorruptIndexError(f"{path} cannot be read ({e.strerror}): rebuild the index") from e
-        if len(packed) != (count + 7) // 8:
-            raise CorruptIndexError(
-                f"{path} has {len(packed)} bytes for {count} documents: rebuild the index"
-            )
-        return ~RowSet.unpack(packed, count).mask
+        return ~RowSet.unpack(np.frombuffer(self._bits, np.uint8), count).mask
 
     @cached_property
     def _batches(self) -> tuple[list[Any], list[int]]:
@@ -147,22 +159,18 @@ class Segment:
         """Return a file's record batches, at least one, mapped."""
         import pyarrow as pa
 
-        try:
+        with reading(self.folder / name):
             reader = pa.ipc.open_file(pa.memory_map(str(self.folder / name)))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             if not batches:
-                raise pa.ArrowInvalid("it holds no batch")
-        except (pa.ArrowException, OSError) as e:
-            raise CorruptIndexError(
-                f"{self.folder / name} is no readable Arrow file ({e}): rebuild with `embedkit index`"
-            ) from e
-        return batches
+                raise ValueError("it holds no batch")
+            return batches
 
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return the chunks of these row numbers, in their order, `metadata` decoded."""
         batches, ends = self._batches
         out = []
-        try:
+        with reading(self.folder / CHUNKS):
             for number in numbers:
                 i = bisect_right(ends, number)
                 cells = self._cells.get(i)
@@ -171,10 +179,6 @@ class Segment:
                 row = cells.row(number - ends[i] + batches[i].num_rows)
                 row["metadata"] = json.loads(row["metadata"])
                 out.append(row)
-        except (LookupError, ValueError) as e:
-            raise CorruptIndexError(
-                f"{self.folder / CHUNKS} cannot be read ({e}): the index is damaged, rebuild with `embedkit index`"
-            ) from e
         return out
 
     def batches(self) -> list[pa.RecordBatch]:
@@ -189,18 +193,29 @@ class Segment:
         """Return one whole column of the documents, its offsets checked."""
         return self._column(DOCUMENTS, self._document_batches, name)
 
+    def strings(self, name: str) -> list[str]:
+        """Return one whole column of the documents that holds strings."""
+        with reading(self.folder / DOCUMENTS):
+            found: list[str] = self.documents(name).to_pylist()
+            return found
+
+    @cached_property
+    def document_ids(self) -> list[str]:
+        """The document of every chunk, the deleted ones too."""
+        with reading(self.folder / CHUNKS):
+            found: list[str] = self.column("document_id").to_pylist()
+            return found
+
     def _column(self, file: str, batches: Sequence[pa.RecordBatch], name: str) -> pa.ChunkedArray:
         import pyarrow as pa
 
         from embedkit_indexes.columns import check_array
 
-        try:
+        with reading(self.folder / file):
             arrays = [b.column(name) for b in batches]
             for array in arrays:
                 check_array(array)
-        except (pa.ArrowException, KeyError, ValueError) as e:
-            raise CorruptIndexError(f"{self.folder / file} cannot be read ({e}): rebuild the index") from e
-        return pa.chunked_array(arrays)
+            return pa.chunked_array(arrays)
 
     @cached_property
     def _document_batches(self) -> list[Any]:

@@ -200,6 +200,8 @@ class SegmentWriter:
         """Append what is not deleted of another segment, ids and all; with `encode` and `embedder`, embedded anew."""
         import pyarrow as pa
 
+        # The copy gets checksums of its own: what was altered would never be found again.
+        segment.record.verify(segment.folder.parent)
         alive, at = segment.alive, 0
         tokens: list[int] = []
         for batch in segment.batches():

@@ -174,4 +174,4 @@ class Snapshot:
     @cached_property
     def document_ids(self) -> list[str]:
         """The document of every row, the deleted ones too."""
-        return [d for s in self.segments for d in s.column("document_id").to_pylist()]
+        return [d for s in self.segments for d in s.document_ids]
