@@ -22,6 +22,10 @@ class InstructionWarning(UserWarning):
     """Warn that an instruction goes to an embedder that was not trained on instructions."""
 
 
+class LengthWarning(UserWarning):
+    """Warn that an instruction is so long that the embedder reads nothing of the query after it."""
+
+
 class Embedder(ABC):
     """Turn texts into unit vectors; queries may carry an instruction, documents never do.
 
@@ -77,6 +81,8 @@ class Embedder(ABC):
         if sentence is not None:
             self._warn_untrained()
         checked = _checked(texts, "query")
+        if sentence is not None and checked:
+            self._warn_crowded(sentence)
         return self._encode([self.info.template.render_query(t, sentence) for t in checked])
 
     def encode_document(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -104,6 +110,10 @@ class Embedder(ABC):
     def render_query(self, text: str, task: str | Task | None = None, instruction: str | None = None) -> str:
         """Return the exact string that `encode_query` encodes for `text`."""
         return self.info.template.render_query(text, self.instruction_for(task, instruction))
+
+    def room_for_query(self, instruction: str | None = None) -> int:
+        """Return how many tokens of a query are read beside an instruction; below 1: none."""
+        return self.info.max_length - self.count_tokens([self.info.template.render_query("", instruction)])[0]
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count each text's tokens, special tokens included and untruncated.
@@ -175,6 +185,19 @@ class Embedder(ABC):
             InstructionWarning,
             stacklevel=3,
         )
+
+    def _warn_crowded(self, sentence: str) -> None:
+        # A token of fewer than two bytes is rare: what is far from the limit is not counted.
+        if 2 * len(sentence.encode()) < self.info.max_length or self.__dict__.get("_crowded"):
+            return
+        if self.room_for_query(sentence) < 1:
+            self.__dict__["_crowded"] = True
+            warnings.warn(
+                f"the instruction fills the {self.info.max_length:,} tokens that {self.info.name} reads: nothing of the "
+                "query is encoded; shorten the instruction",
+                LengthWarning,
+                stacklevel=3,
+            )
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

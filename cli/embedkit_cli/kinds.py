@@ -110,6 +110,10 @@ def _remark(kind: str, encoder: ProtocolEncoder, wanted: KindOptions, report: Ki
     remarks = []
     if encoder.instruction is not None and not info.instruction_trained:
         remarks.append(untrained_note(info.name))
+    if encoder.instruction is not None and encoder.embedder.room_for_query(encoder.instruction) < 1:
+        remarks.append(
+            f"the instruction fills the {info.max_length:,} tokens that {info.name} reads: nothing of the text after it is encoded"
+        )
     if kind == "classification" and wanted.protocol == "paper" and report.facts["normalized"]:
         remarks.append(
             f"{info.name} gives vectors of unit length itself: the paper's un-normalised ones are not to be had"

@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from embedkit.embedder import Embedder
+
 _SNIPPET = 160
 
 
@@ -42,6 +44,25 @@ def untrained_note(name: str) -> str:
     )
 
 
+def truncated_note(embedder: Embedder, query: str, instruction: str | None, cut: int) -> str | None:
+    """Say what of a query was not encoded, and whether it or its instruction is too long; `cut` counts the tokens.
+
+    None where nothing was cut, or where the embedder warned that the instruction leaves no room at all.
+    """
+    if cut < 1 or (room := embedder.room_for_query(instruction)) < 1:
+        return None
+    name, limit = embedder.info.name, embedder.info.max_length
+    if (
+        instruction is None
+        or embedder.count_tokens([embedder.info.template.render_query(query, None)])[0] > limit
+    ):
+        return f"the query is {cut:,} tokens too long for {name}: its end was not encoded"
+    return (
+        f"the instruction leaves {room:,} of the {limit:,} tokens that {name} reads, {cut:,} too few for the query: its "
+        "end was not encoded; shorten the instruction"
+    )
+
+
 def console() -> Console:
     """Return a console on stdout that takes no markup from the texts it prints."""
     from rich.console import Console
@@ -60,6 +81,16 @@ def snippet(text: str, limit: int = _SNIPPET) -> str:
         return line
     head, space, _ = line[:limit].rpartition(" ")
     return (head if space and len(head) > limit * 3 // 4 else line[:limit]) + "…"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 document`, `2,000 documents`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes in kB or MB."""
+    return f"{size / 1e3:,.0f} kB" if size < 1_000_000 else f"{size / 1e6:,.1f} MB"
 
 
 def printable(text: str) -> str:

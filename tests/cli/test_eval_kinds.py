@@ -55,6 +55,15 @@ def labelled(tmp_path: Path) -> Path:
     return folder
 
 
+def test_an_instruction_without_end_is_told(invoke: Invoke, sts: Path) -> None:
+    """Where the instruction fills the embedder's length, the figures carry a note that says so."""
+    found = _evaluate(invoke, "--kind", "sts", sts, "--instruction", "tide " * 300)
+    assert found["note"].startswith(
+        "the instruction fills the 256 tokens that embedkit-small-v1 reads: nothing "
+    )
+    assert _evaluate(invoke, "--kind", "sts", sts, "--instruction", "tide " * 30)["note"] is None
+
+
 def test_sts_of_the_bundled_model_is_scipys_spearman(invoke: Invoke, sts: Path) -> None:
     """The figures equal scipy's on the bundled model's cosines, overall and by language; --lang takes one language."""
     from scipy.stats import spearmanr

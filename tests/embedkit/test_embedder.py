@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedkit import BUILT_IN_TASKS, Embedder, EmbedderInfo, InstructionWarning, Task, Template
+from embedkit.embedder import LengthWarning
 from embedkit.errors import EmbedderError, InputError, UnknownNameError
 from embedkit.tasks import resolve_instruction
 
@@ -212,6 +213,28 @@ def test_untrained_embedder_warns_once() -> None:
     assert [w.category for w in caught] == [InstructionWarning]
     assert caught[0].filename == __file__
     assert "letters was not trained on instructions" in str(caught[0].message)
+
+
+def test_an_instruction_that_fills_the_model_warns_once() -> None:
+    """Where no token of the query is read, a LengthWarning says that the instruction is to blame, once an embedder."""
+
+    class Small(Letters):
+        def count_tokens(self, texts: Sequence[str]) -> list[int]:
+            return [2 + len(text.split()) for text in texts]
+
+    model = Small(instruction_trained=True, max_length=8)  # [CLS] Instruct: … Query: [SEP]: four of the eight
+    assert [model.room_for_query("x " * n) for n in (1, 3, 4, 9)] == [3, 1, 0, -5]
+    assert model.room_for_query() == 6
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.encode_query(["a " * 99])
+        model.encode_query(["a " * 99], instruction="x x x")
+        assert not caught
+        model.encode_query(["a"], instruction="x x x x")
+        model.encode_query(["a"], instruction="y y y y y")
+    assert [w.category for w in caught] == [LengthWarning]
+    assert caught[0].filename == __file__
+    assert "the instruction fills the 8 tokens that letters reads" in str(caught[0].message)
 
 
 @pytest.fixture
