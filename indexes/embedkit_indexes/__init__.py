@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embedkit_indexes.group import IndexGroup, open_indexes
     from embedkit_indexes.index import Index
     from embedkit_indexes.planner import EngineConfig, SearchEffort
+    from embedkit_indexes.reader import IndexReader
     from embedkit_indexes.reports import BuildProgress, BuildReport
     from embedkit_indexes.results import RankedChunk, SearchHit, SearchResult
     from embedkit_indexes.where import parse_where
@@ -26,6 +27,7 @@ _HOMES = {
     "EngineConfig": "planner",
     "F": "filters",
     "IndexGroup": "group",
+    "IndexReader": "reader",
     "SearchEffort": "planner",
     "open_indexes": "group",
     "parse_where": "where",
@@ -51,6 +53,7 @@ __all__ = [
     "F",
     "Index",
     "IndexGroup",
+    "IndexReader",
     "RankedChunk",
     "ReadOptions",
     "ReadReport",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from embedkit.embedder import Embedder
 from embedkit.errors import FingerprintError, InputError
 from embedkit_indexes.index import Index
-from embedkit_indexes.manifest import Manifest
+from embedkit_indexes.reader import IndexReader
 from embedkit_indexes.snapshot import Snapshot
 
 
@@ -35,7 +34,7 @@ class GroupSnapshot(Snapshot):
         return self._origins[self.place(number)[0]]
 
 
-class IndexGroup(Index):
+class IndexGroup(IndexReader):
     """Several indexes of one embedder, searched as one; each is changed on its own.
 
     Tasks stored with any of them are found, those of an earlier one first. The words of all count together.
@@ -69,13 +68,8 @@ class IndexGroup(Index):
         for index in self.indexes:
             index.verify()
 
-    def _settings(self, manifest: Manifest) -> NoReturn:
-        raise InputError(f"{self!r} is for searching: open the one index that is to be changed")
 
-    _stored = _settings
-
-
-def open_indexes(directories: Sequence[str | Path], embedder: Embedder | None = None) -> Index:
+def open_indexes(directories: Sequence[str | Path], embedder: Embedder | None = None) -> Index | IndexGroup:
     """Open indexes to be searched as one; a single one is opened as `Index.open` does.
 
     Raises InputError where none or one twice is named, FingerprintError where their embedders differ.

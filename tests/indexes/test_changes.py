@@ -315,8 +315,6 @@ def test_several_indexes_are_searched_as_one(
     assert words == [(h.document_id, h.score) for h in index.search("word5", mode="lexical").hits]
     with pytest.raises(InputError, match="named twice"):
         open_indexes([tmp_path / "one", tmp_path / "two" / ".." / "one"])
-    with pytest.raises(InputError, match="open the one index"):
-        group.add([Document("x", "y")])
     Index.build(tmp_path / "other", documents, HashEmbedder(weights="hash-2"))
     with pytest.raises(FingerprintError, match="hash-32.*cannot be compared"):
         open_indexes([tmp_path / "one", tmp_path / "other"])

@@ -393,7 +393,7 @@ def test_first_searches_from_many_threads_open_one_embedder(
         time.sleep(0.1)
         return HashEmbedder()
 
-    monkeypatch.setattr("embedkit_indexes.index.reopen_embedder", reopen)
+    monkeypatch.setattr("embedkit_indexes.reader.reopen_embedder", reopen)
     index = Index.open(tmp_path / "i")
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: index.search("word1 word2", k=3), range(8)))

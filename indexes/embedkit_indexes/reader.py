@@ -1,0 +1,265 @@
+"""Search an open index under any instruction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from embedkit.embedder import Embedder
+from embedkit.errors import InputError, UnknownNameError
+from embedkit.registry import reopen_embedder
+from embedkit.tasks import Task, get_task
+from embedkit.threads import thread_count
+from embedkit_indexes.manifest import Manifest, check_fingerprint, check_probes
+from embedkit_indexes.planner import SearchEffort
+from embedkit_indexes.question import Mode, Question, checked_queries, make_question
+from embedkit_indexes.results import RankedChunk, SearchHit, SearchResult
+from embedkit_indexes.searching import search_snapshot
+from embedkit_indexes.snapshot import Ranking, Snapshot
+
+if TYPE_CHECKING:
+    from embedkit_indexes.filters import Condition
+
+_BATCH = 1024
+
+
+class Found(NamedTuple):
+    """What one query found; `cosines` and `bm25` hold what is known of each row."""
+
+    query: str
+    task: str | None
+    instruction: str | None
+    encoded: str
+    obeys: bool
+    truncated: int
+    ranking: Ranking
+    cosines: dict[int, float]
+    bm25: dict[int, float]
+
+
+class IndexReader:
+    """Search what is open: one index, or several as one. Any number of threads may search."""
+
+    def __init__(self, directory: Path, snapshot: Snapshot, embedder: Embedder | None = None) -> None:
+        self.directory = directory
+        self._snapshot = snapshot
+        self._given = embedder
+        self._loading = threading.Lock()
+        if embedder is not None:
+            self._check_fingerprint(embedder)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index holds, in the version that is open."""
+        return self._snapshot.manifest
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return self.manifest.chunks
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks stored with the index, by name; the built-in ones are found beside them."""
+        return {t["name"]: Task(**t) for t in self.manifest.tasks}
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedder, opened and checked against the index's fingerprint and probe vectors."""
+        embedder = self._given
+        if embedder is None:
+            if not self.manifest.spec:
+                raise InputError(
+                    f"{self.directory} was built by a program's own embedder {self.manifest.embedder['name']!r}: "
+                    "pass it, Index.open(directory, embedder)"
+                )
+            embedder = reopen_embedder(self.manifest.spec, self.manifest.options)
+            self._check_fingerprint(embedder)
+        check_probes(self.manifest, embedder)
+        return embedder
+
+    def search(
+        self,
+        query: str,
+        *,
+        task: str | Task | None = None,
+        instruction: str | None = None,
+        k: int = 10,
+        lang: str | None = None,
+        where: str | Condition | None = None,
+        effort: SearchEffort | float | None = None,
+        mode: Mode = "dense",
+        weights: Sequence[float] = (1.0, 1.0),
+    ) -> SearchResult:
+        """Return the `k` chunks nearest to `query` under a task or a free instruction, best first.
+
+        `lang` and `where` (`year >= 2020 and source = "wiki"`, or `F("year") >= 2020`) keep only the chunks that
+        satisfy them; fewer than `k` hits come back only where there are fewer such chunks. `effort` is the recall@10
+        to reach by the index's own measurement, or the parameters themselves. `mode` "lexical" searches by words
+        alone (BM25, without the instruction), "hybrid" fuses both by reciprocal rank under `weights` (vectors,
+        words). Raises InputError for an empty query, k < 1 or a filter that cannot be asked, and UnknownNameError for
+        an unknown task, language or field.
+        """
+        return self.search_many(
+            [query], task=task, instruction=instruction, k=k, lang=lang, where=where, effort=effort, mode=mode,
+            weights=weights,
+        )[0]  # fmt: skip
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        *,
+        task: str | Task | None = None,
+        instruction: str | None = None,
+        k: int = 10,
+        lang: str | None = None,
+        where: str | Condition | None = None,
+        effort: SearchEffort | float | None = None,
+        mode: Mode = "dense",
+        weights: Sequence[float] = (1.0, 1.0),
+    ) -> list[SearchResult]:
+        """Search for several queries at once, which is faster than one by one; see `search`."""
+        question = make_question(
+            task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
+        )
+        snapshot = self._snapshot
+        results: list[SearchResult] = []
+        for found in self._find(snapshot, queries, question, lang):
+            numbers = found.ranking.numbers
+            hits = tuple(
+                SearchHit(
+                    rank=rank,
+                    score=score,
+                    **row,
+                    cosine=found.cosines.get(number),
+                    bm25=found.bm25.get(number),
+                    index=snapshot.origin(number),
+                )
+                for rank, (score, number, row) in enumerate(
+                    zip(found.ranking.scores, numbers, snapshot.rows(numbers), strict=True), 1
+                )
+            )
+            results.append(SearchResult(*found[:6], hits))
+        return results
+
+    def rank(
+        self,
+        queries: Sequence[str],
+        *,
+        task: str | Task | None = None,
+        instruction: str | None = None,
+        k: int = 10,
+        lang: str | None = None,
+        where: str | Condition | None = None,
+        effort: SearchEffort | float | None = None,
+        mode: Mode = "dense",
+        weights: Sequence[float] = (1.0, 1.0),
+    ) -> list[list[RankedChunk]]:
+        """Search as `search_many` does, but return document ids and scores alone: for evaluation at depth."""
+        question = make_question(
+            task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
+        )
+        snapshot = self._snapshot
+        ids = snapshot.document_ids
+        return [
+            [RankedChunk(ids[n], s) for s, n in zip(*found.ranking, strict=True)]
+            for found in self._find(snapshot, queries, question, lang)
+        ]
+
+    def _find(
+        self, snapshot: Snapshot, queries: Sequence[str], question: Question, lang: str | None
+    ) -> Iterator[Found]:
+        queries = checked_queries(queries)
+        if lang is not None and lang not in snapshot.languages:
+            raise UnknownNameError("language", lang, snapshot.languages, "`embedkit info` counts them.")
+        chosen = get_task(question.task, self.tasks) if isinstance(question.task, str) else question.task
+        self._load()
+        info = self.embedder.info
+        sentence = self.embedder.instruction_for(chosen, question.instruction)
+        name = self._task_name(chosen, question.instruction)
+        obeys = sentence is None or info.instruction_trained
+        allowed = snapshot.allowed(question.condition)
+        for start in range(0, len(queries), _BATCH):
+            part = queries[start : start + _BATCH]
+            encoded = [info.template.render_query(q, sentence) for q in part]
+            tokens = self.embedder.count_tokens(encoded)
+            vectors = None
+            if question.mode != "lexical":
+                vectors = self.embedder.encode_query(part, chosen, question.instruction)
+            rankings = search_snapshot(snapshot, part, vectors, allowed, question)
+            for query, text, count, ranking in zip(part, encoded, tokens, rankings, strict=True):
+                cut = max(0, count - info.max_length)
+                yield Found(query, name, sentence, text, obeys, cut, *ranking)
+
+    def explain(
+        self,
+        query: str,
+        *,
+        task: str | Task | None = None,
+        instruction: str | None = None,
+        k: int = 10,
+        where: str | Condition | None = None,
+        effort: SearchEffort | float | None = None,
+        mode: Mode = "dense",
+    ) -> dict[str, Any]:
+        """Say in plain values what is encoded for a query (string, tokens) and how it is searched."""
+        # Searched for real: what is told is what a search does, and what cannot be asked cannot be explained.
+        question = make_question(
+            task, instruction, k, lang=None, where=where, effort=effort, mode=mode, weights=(1.0, 1.0)
+        )
+        snapshot = self._snapshot
+        found = next(self._find(snapshot, [query], question, None))
+        tokenizer = self.embedder.tokenizer
+        return {
+            "query": query,
+            "task": found.task,
+            "instruction": found.instruction,
+            "obeys": found.obeys,
+            "encoded": found.encoded,
+            "tokens": tokenizer.encode(found.encoded).tokens if tokenizer is not None else None,
+            "token_count": self.embedder.count_tokens([found.encoded])[0],
+            "truncated": found.truncated,
+            "embedder": {**self.manifest.embedder, "fingerprint": self.manifest.fingerprint},
+            "plan": {**snapshot.plan(question), "threads": thread_count()},
+        }
+
+    def document_languages(self) -> dict[str, str]:
+        """Return each document's language by its id, `und` where none was told or found."""
+        out: dict[str, str] = {}
+        for segment in self._snapshot.segments:
+            columns = (segment.strings(n) for n in ("id", "lang"))
+            live = segment.live_documents.tolist()
+            out.update((id, lang) for id, lang, alive in zip(*columns, live, strict=True) if alive)
+        return out
+
+    def _task_name(self, chosen: Task | None, instruction: str | None) -> str | None:
+        """Return the task that holds: the one chosen, else the embedder's default unless words are given."""
+        if chosen is not None:
+            return chosen.name
+        return self.embedder.info.default_task if instruction is None else None
+
+    def _load(self) -> None:
+        """Open the embedder and, beside it, the index: each waits on other things than the other."""
+        with self._loading:
+            if "embedder" in self.__dict__:
+                return
+            failures: list[BaseException] = []
+
+            def load() -> None:
+                try:
+                    _ = self.embedder
+                except BaseException as e:  # handed to the caller's thread below
+                    failures.append(e)
+
+            # A daemon: Ctrl-C need not wait for a model that is still loading.
+            thread = threading.Thread(target=load, name="embedkit-load", daemon=True)
+            thread.start()
+            self._snapshot.map()
+            thread.join()
+            if failures:
+                raise failures[0]
+
+    def _check_fingerprint(self, embedder: Embedder, manifest: Manifest | None = None) -> None:
+        check_fingerprint(manifest or self.manifest, embedder, str(self.directory))
