@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,7 +83,7 @@ class Snapshot:
         if condition is None:
             return [s.alive for s in self.segments]
         key = str(condition)
-        if key in self._filters:
+        with suppress(KeyError):  # not there, or another thread's filter pushes it out just now
             self._filters.move_to_end(key)
             return self._filters[key]
         from embedkit_indexes.filters import check

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import resource
-import signal
+import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +16,138 @@ import pytest
 from numpy.typing import NDArray
 
 from embedkit import Embedder, EmbedderInfo, get_embedder
-from embedkit.errors import CorruptIndexError
-from embedkit_indexes import Document, Index
+from embedkit_indexes import Document, EngineConfig, Index
 
-from .conftest import HashEmbedder
+from .changing import CHANGES, State, litter, make_base, open_index, state
+from .crashing import ROOT, Crasher, Death, Disk, crasher, environment
 
-ROOT = Path(__file__).resolve().parents[2]
-REBUILD = """
-import sys
-from tests.indexes.conftest import HashEmbedder
-from embedkit_indexes import Document, Index
-print("start", flush=True)
-Index.build(sys.argv[1], (Document(f"n{i}", f"word{i} other", lang="en") for i in range(6000)), HashEmbedder(),
-            overwrite=True, exact_limit=1000)
-"""
+FIRST = "first build"
+
+
+class Faults:
+    """A small index, and what each change makes of it where nothing goes wrong."""
+
+    def __init__(self, folder: Path, crashes: Crasher) -> None:
+        self.folder = folder
+        self.crashes = crashes
+        self._base = folder / "base"
+        make_base(self._base)
+        self.old = state(self._base)
+        self.whole: dict[str, tuple[State | None, Death]] = {}
+
+    def fresh(self, change: str) -> Path:
+        """Return a place with the index that the change begins with."""
+        place = self.folder / "place"
+        shutil.rmtree(place, ignore_errors=True)
+        if change != FIRST:
+            shutil.copytree(self._base, place)
+        return place
+
+    def undisturbed(self, change: str) -> tuple[State | None, Death]:
+        """Return what the change makes, and how many file operations and how long it takes."""
+        if change not in self.whole:
+            place = self.fresh(change)
+            death = self.crashes.run(change, place)
+            self.whole[change] = state(place), death
+            assert self.whole[change][0] != self.old
+        return self.whole[change]
+
+    def check(self, change: str, place: Path, death: Death) -> bool:
+        """Check what a death has left, the old version or the new one; return whether it was the new one.
+
+        The next change does what the dead one was to do, and leaves nothing that its version does not need.
+        """
+        old = None if change == FIRST else self.old
+        new, _ = self.undisturbed(change)
+        found = state(place)
+        assert found in (old, new), f"{change}: {death.how} after {death.operations} operations"
+        if found == old:
+            assert death.how != "done"
+            CHANGES[change](place)
+            assert state(place) == new
+        else:
+            open_index(place).delete(["none of these"])
+            assert state(place) == new
+        assert litter(place) == set()
+        return found == new
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
+    """A process that lets changes die, and an index for them to change."""
+    with crasher() as crashes:
+        yield Faults(tmp_path_factory.mktemp("faults"), crashes)
+
+
+def check_kills(faults: Faults, times: int) -> None:
+    """SIGKILL changes at random moments of their length."""
+    rng = random.Random(0)
+    ends = {"killed": 0, "done": 0}
+    for change in CHANGES:
+        faults.undisturbed(change)
+    for number in range(times):
+        change = list(CHANGES)[number % len(CHANGES)]
+        place = faults.fresh(change)
+        # A victim begins with nothing in its caches, and takes longer than the first run or less.
+        moment = rng.uniform(0.0, 1.1 * faults.undisturbed(change)[1].seconds)
+        death = faults.crashes.run(change, place, kill_after=moment)
+        faults.check(change, place, death)
+        ends[death.how] += 1
+    assert ends["killed"] > times // 2
+
+
+def test_kills_in_miniature(faults: Faults) -> None:
+    """Ten changes, one of each kind, killed at seeded moments: the old version or the new one, nothing between."""
+    check_kills(faults, 10)
+
+
+@pytest.mark.soak
+def test_kills(faults: Faults) -> None:
+    """Two hundred changes of ten kinds killed at seeded moments: the old version or the new one each time."""
+    check_kills(faults, 200)
+
+
+def check_deaths(faults: Faults, step: int, *, power: bool) -> int:
+    """End changes before their n-th file operation, every n or each `step`th; with `power`, what was not synced goes."""
+    rng = random.Random(2)
+    deaths = 0
+    for number, change in enumerate(CHANGES):
+        seen = set()
+        operations = faults.undisturbed(change)[1].operations
+        for at in [*range(number * 7 % step, operations, step), *([operations] if power else [])]:
+            place = faults.fresh(change)
+            disk = Disk.of(place)
+            death = faults.crashes.run(change, place, die_at=at)
+            assert death.how == ("died" if at < operations else "done")
+            if power:
+                disk.cut_power(place, death, rng)
+            seen.add(faults.check(change, place, death))
+            deaths += 1
+        # The manifest's renaming lies between the first operation and the last.
+        assert step > 1 or seen == {False, True}
+    return deaths
+
+
+def test_deaths_in_miniature(faults: Faults) -> None:
+    """Changes that end before a file operation, some of them: the old version or the new one."""
+    assert check_deaths(faults, 37, power=False) > 10
+
+
+@pytest.mark.soak
+def test_deaths(faults: Faults) -> None:
+    """Changes that end before a file operation, for every one of them: the old version or the new one."""
+    assert check_deaths(faults, 1, power=False) > 400
+
+
+def test_power_cuts_in_miniature(faults: Faults) -> None:
+    """What was not forced to the disk when the power went, contents or names, was not needed."""
+    assert check_deaths(faults, 29, power=True) > 20
+
+
+@pytest.mark.soak
+def test_power_cuts(faults: Faults) -> None:
+    """The same before every file operation of every change."""
+    assert check_deaths(faults, 1, power=True) > 400
 
 
 class RandomEmbedder(Embedder):
@@ -50,109 +166,40 @@ class RandomEmbedder(Embedder):
         return out
 
 
-def check_kills(tmp_path: Path, embedder: HashEmbedder, documents: list[Document], times: int) -> None:
-    """SIGKILL a rebuild at random moments: what is there is always whole, the old index or the new one."""
-    place = tmp_path / "i"
-    Index.build(place, documents, embedder)
-    rng = random.Random(0)
-    survived = 0
-    for _ in range(times):
-        process = subprocess.Popen(
-            [sys.executable, "-c", REBUILD, str(place)],
-            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.0, 1.5))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        index = Index.open(place, embedder)
-        index.verify()
-        assert len(index) in (len(documents), 6000)
-        assert len(index.search("word1 other", k=5).hits) == 5
-        survived += len(index) == 6000
-        if len(index) == 6000:
-            Index.build(place, documents, embedder, overwrite=True)
-    Index.build(place, documents, embedder, overwrite=True)
-    assert len(list(place.glob("segment-*"))) == 1
-
-
-def test_kills_in_miniature(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]) -> None:
-    """Three rebuilds killed at seeded moments leave a whole index each time."""
-    check_kills(tmp_path, embedder, documents, 3)
-
-
-@pytest.mark.soak
-def test_kills(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]) -> None:
-    """A hundred rebuilds killed at seeded moments leave a whole index each time."""
-    check_kills(tmp_path, embedder, documents, 100)
-
-
-def check_flips(tmp_path: Path, embedder: HashEmbedder, documents: list[Document], times: int) -> None:
-    """Flip a random bit of a random file: `verify` names the file, whichever it is."""
-    place = tmp_path / "i"
-    Index.build(place, documents, embedder, exact_limit=50)
-    files = [place / Index.open(place).manifest.segment / name for name in Index.open(place).manifest.files]
-    rng = random.Random(1)
-    for _ in range(times):
-        path = rng.choice(files)
-        at = rng.randrange(path.stat().st_size)
-        with path.open("r+b") as f:
-            f.seek(at)
-            old = f.read(1)[0]
-            f.seek(at)
-            f.write(bytes([old ^ (1 << rng.randrange(8))]))
-        with pytest.raises(CorruptIndexError, match=path.name):
-            Index.open(place).verify()
-        with path.open("r+b") as f:
-            f.seek(at)
-            f.write(bytes([old]))
-    Index.open(place).verify()
-
-
-def test_flips_in_miniature(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]) -> None:
-    """Twenty seeded bit flips are all found."""
-    check_flips(tmp_path, embedder, documents, 20)
-
-
-@pytest.mark.soak
-def test_flips(tmp_path: Path, embedder: HashEmbedder, documents: list[Document]) -> None:
-    """Two thousand seeded bit flips are all found."""
-    check_flips(tmp_path, embedder, documents, 2000)
-
-
 def load(folder: str, count: int, exact_limit: int, budget_mib: int) -> None:
     """Index `count` documents from a stream: memory stays near that of the vectors' file and the index."""
     embedder = RandomEmbedder()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     documents = (Document(f"d{i}", f"text number {i}", lang="en") for i in range(count))
-    report = Index.build(folder, documents, embedder, exact_limit=exact_limit)
+    report = Index.build(folder, documents, embedder, engine=EngineConfig(exact_limit=exact_limit))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert report.chunks == count
-    assert report.engine == "ivf-sq8"
+    assert report.engine.startswith("ivf")
     assert grown < budget_mib, f"{grown:.0f} MiB"
     index = Index.open(folder, embedder)
     index.verify()
     asked = np.random.default_rng(5).choice(count, 200, replace=False)
     found = index.search_many([f"text number {i}" for i in asked], k=1)
-    assert np.mean([r.hits[0].document_id == f"d{i}" for r, i in zip(found, asked, strict=True)]) >= 0.99
+    assert np.mean([r.hits[0].document_id == f"d{i}" for r, i in zip(found, asked, strict=True)]) >= 0.95
 
 
 def check_load(folder: Path, count: int, exact_limit: int, budget_mib: int) -> None:
     """Run `load` in a process of its own, whose peak of memory is its own too."""
     code = f"from tests.indexes.test_soak import load; load({str(folder)!r}, {count}, {exact_limit}, {budget_mib})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_load_in_miniature(tmp_path: Path) -> None:
-    """Twenty thousand documents through a trained index: each finds itself, memory stays small."""
+    """Twenty thousand documents through a trained index: they find themselves, memory stays small."""
     check_load(tmp_path / "i", 20_000, 5_000, 150)
 
 
 @pytest.mark.soak
 def test_load(tmp_path: Path) -> None:
-    """A million documents through a trained index: each finds itself, within 1.5 GiB."""
+    """A million documents through a trained index: they find themselves, within 1.5 GiB."""
     check_load(tmp_path / "i", 1_000_000, 100_000, 1536)
 
 
