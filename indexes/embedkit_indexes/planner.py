@@ -1,14 +1,26 @@
-"""Which engine to build, and with what effort to search it: pure functions of sizes and targets."""
+"""Which engine to build, and with what effort to search it: pure functions of sizes, budgets and targets."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from embedkit.errors import InputError
 
-# Up to here one query scans everything in some 30 ms on a laptop core, and nothing need be trained.
+# Up to here one query scans everything in some 10 ms on a laptop core, and nothing need be trained.
 EXACT_LIMIT = 200_000
-TYPES = ("auto", "exact", "ivf-rabitq", "ivf-sq8", "hnsw")
+TYPES = ("auto", "exact", "ivf-rabitq", "ivf-sq8", "hnsw", "cagra")
+HNSW_LINKS = 32
+# Above this target the one-bit codes need so deep a re-ranking that eight bits are cheaper.
+_FINE_RECALL = 0.99
+# Seconds for one row on one core, in orders of magnitude (docs/experiments.md): compared where it lies, passed
+# over by the bitmap, fetched by its number.
+_COMPARED, _PASSED, _FETCHED = 60e-9, 3e-9, 250e-9
+# An exact answer in this time is taken, though probing were faster: it cannot miss.
+_QUICK = 4e-3
+# From this share of allowed rows on, the others are passed over inside the usual search.
+_WIDE = 0.9
 
 
 @dataclass(frozen=True)
@@ -25,15 +37,16 @@ class EngineConfig:
     exact_limit: int = EXACT_LIMIT
 
     def __post_init__(self) -> None:
-        if not 0 < self.recall <= 1:
-            raise InputError(f"recall is {self.recall}: give a share above 0 and up to 1, such as 0.95")
+        _check_recall(self.recall)
+        if self.memory_budget is not None and self.memory_budget < 1:
+            raise InputError(f"memory_budget is {self.memory_budget}: give bytes, at least 1")
 
 
 @dataclass(frozen=True)
 class SearchEffort:
     """Say how hard to search: a recall@10 to reach by the measured curve, or the parameters themselves.
 
-    `rerank` is how many candidates are compared exactly.
+    `rerank` is how many candidates are compared exactly. A recall of 1 scans everything.
     """
 
     recall: float | None = None
@@ -42,21 +55,166 @@ class SearchEffort:
     rerank: int | None = None
 
     def __post_init__(self) -> None:
-        if self.recall is not None and not 0 < self.recall <= 1:
-            raise InputError(f"recall is {self.recall}: give a share above 0 and up to 1, such as 0.95")
+        if self.recall is not None:
+            _check_recall(self.recall)
         for name in ("nprobe", "ef_search", "rerank"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: give a whole number of at least 1")
 
 
-def choose(rows: int, config: EngineConfig) -> str:
-    """Return the engine's type: "exact", "ivf-rabitq", … or the factory string asked for."""
+def _check_recall(recall: float) -> None:
+    if not 0 < recall <= 1:
+        raise InputError(f"recall is {recall}: give a share above 0 and up to 1, such as 0.95")
+
+
+def choose(rows: int, dim: int, config: EngineConfig, itemsize: int = 2) -> str:
+    """Return the engine's type: "exact", "ivf-rabitq", … or the factory string asked for.
+
+    Raises InputError where nothing fits the memory budget.
+    """
+    budget = config.memory_budget
     if config.type != "auto":
+        needed = resident_bytes(config.type, rows, dim, itemsize)
+        if budget is not None and needed is not None and needed > budget:
+            raise InputError(_too_large(config.type, rows, dim, needed, budget))
         return config.type
-    return "exact" if rows <= config.exact_limit else "ivf-rabitq"
+    order = ["ivf-rabitq"]
+    if config.recall > _FINE_RECALL:
+        order.insert(0, "ivf-sq8")
+    if rows <= config.exact_limit or config.recall == 1:
+        order.insert(0, "exact")
+    for kind in order:
+        needed = resident_bytes(kind, rows, dim, itemsize) or 0
+        if budget is None or needed <= budget:
+            return kind
+    least = resident_bytes(order[-1], rows, dim, itemsize) or 0
+    raise InputError(_too_large(order[-1], rows, dim, least, budget or 0))
+
+
+def _too_large(kind: str, rows: int, dim: int, needed: int, budget: int) -> str:
+    return (
+        f"{rows:,} vectors of {dim} dimensions need {needed / 1e6:.1f} MB as {kind}, and the memory budget is "
+        f"{budget / 1e6:.1f} MB: raise it, truncate the vectors (--dim), or split the corpus into several indexes"
+    )
+
+
+def resident_bytes(kind: str, rows: int, dim: int, itemsize: int = 2) -> int | None:
+    """Return what a search keeps resident, the few vectors of the re-ranking apart; None for a factory string."""
+    if kind == "exact":
+        return rows * dim * itemsize
+    cells = cell_count(rows) * dim * 3
+    return {
+        "ivf-rabitq": rows * (-(-dim // 8) + 16) + cells,
+        "ivf-sq8": rows * (dim + 8) + cells,
+        "hnsw": rows * (dim + 8 * HNSW_LINKS + 16),
+        "cagra": rows * (4 * dim + 8 * HNSW_LINKS + 16),
+    }.get(kind)
 
 
 def cell_count(rows: int) -> int:
-    """Return into how many cells an IVF index divides `rows` vectors: 4·√rows, each cell with 39 or more."""
+    """Return into how many cells an IVF index divides `rows` vectors: 4·√rows, each with 39 rows or more."""
     return max(1, min(int(4 * rows**0.5), rows // 39))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a curve: `effort` is nprobe or ef_search, `rerank` the candidates compared exactly.
+
+    `recall` is recall@10 against exact search; `cost` counts comparisons of codes, others weighed against them;
+    `seconds` are those of one query on one thread when the index was built.
+    """
+
+    effort: int
+    rerank: int
+    recall: float
+    cost: float
+    seconds: float = 0.0
+
+    @staticmethod
+    def from_plain(value: Mapping[str, Any]) -> Point:
+        """Return the point that a manifest holds."""
+        return Point(
+            int(value["effort"]),
+            int(value["rerank"]),
+            float(value["recall"]),
+            float(value["cost"]),
+            float(value.get("seconds", 0.0)),
+        )
+
+
+def pick(curve: Sequence[Point], recall: float) -> Point:
+    """Return the cheapest point that reaches the recall, with a margin for the sample's error, else the top one."""
+    wanted = recall + min(0.005, (1 - recall) / 4)
+    reaching = [p for p in curve if p.recall >= wanted]
+    if reaching:
+        return min(reaching, key=lambda p: (p.cost, p.effort))
+    return max(curve, key=lambda p: (p.recall, -p.cost))
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How one search goes: `way` is "exact", "probe" (all rows) or "cells" (those that hold allowed rows).
+
+    `effort` is nprobe or ef_search, `depth` the candidates compared exactly; both 0 where all is scanned.
+    """
+
+    way: str
+    effort: int = 0
+    depth: int = 0
+
+
+def plan_search(
+    rows: int,
+    k: int,
+    point: Point,
+    *,
+    limit: int,
+    effort: SearchEffort | None = None,
+    allowed: int | None = None,
+    cells: bool = True,
+) -> SearchPlan:
+    """Return how to search `rows` rows for k, `allowed` of them (None: all); `limit` bounds nprobe or ef_search.
+
+    `point` is the one for the asked recall. `cells` is false for an engine that cannot skip what a filter empties.
+    """
+    count = rows if allowed is None else allowed
+    # Re-ranking nearly all that match costs more than scanning them.
+    if (effort is not None and effort.recall == 1) or 4 * k >= count:
+        return SearchPlan("exact")
+    share = count / rows
+    given = effort or SearchEffort()
+    probed = _raised(point.effort, k)
+    if given.nprobe or given.ef_search:
+        probed = given.nprobe or given.ef_search or probed
+    depth = max(k, given.rerank or _depth(point.rerank, k))
+    if share >= _WIDE:
+        probed = round(probed / share)
+        return SearchPlan("probe", min(limit, probed), min(rows, round(depth / share)))
+    if scan_seconds(rows, count) <= max(_QUICK, 2 * point.seconds):
+        return SearchPlan("exact")
+    if not cells:
+        if share < 0.5:
+            return SearchPlan("exact")
+        return SearchPlan("probe", min(limit, round(2 * probed / share)), min(rows, round(2 * depth)))
+    return SearchPlan("cells", min(limit, probed), min(count, 2 * depth))
+
+
+def scan_seconds(rows: int, count: int) -> float:
+    """Estimate how long one query takes to be compared with `count` of `rows` rows."""
+    return min(rows * _PASSED + count * _COMPARED, count * _FETCHED)
+
+
+def fetches(rows: int, count: int) -> bool:
+    """Say whether `count` of `rows` rows are sooner fetched by their numbers than met in passing."""
+    return count * _FETCHED < rows * _PASSED + count * _COMPARED
+
+
+def _raised(effort: int, k: int) -> int:
+    """Return the effort for k results, where it was measured for ten: more neighbours lie in more cells."""
+    return effort if k <= 10 else round(effort * (k / 10) ** 0.35)
+
+
+def _depth(rerank: int, k: int) -> int:
+    """Return how many candidates to compare for k results, where `rerank` serve for ten."""
+    return rerank if k <= 10 else min(rerank * k // 10, 3 * k + rerank)

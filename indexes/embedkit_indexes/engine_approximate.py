@@ -1,0 +1,300 @@
+"""Search of codes or graphs with exact re-ranking. FAISS is handed in by `faiss_engine`."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import CorruptIndexError
+from embedkit_indexes.engine_exact import ExactScan, by_row, pad
+from embedkit_indexes.planner import (
+    HNSW_LINKS,
+    Point,
+    SearchEffort,
+    SearchPlan,
+    pick,
+    plan_search,
+)
+from embedkit_indexes.rows import RowSet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from embedkit_indexes.engine_exact import Found
+
+# Four bits of the query serve as well as eight or as its floats, which take thirty times as long.
+_QUERY_BITS = 4
+
+
+class ApproximateEngine:
+    """Search codes or a graph, then rank the candidates by their exact vectors, both inside FAISS."""
+
+    def __init__(
+        self,
+        load: Callable[[int], Any],
+        path: Path,
+        vectors: NDArray[np.generic],
+        description: Mapping[str, Any],
+    ) -> None:
+        self._load = load
+        self._faiss = faiss = load(1)
+        self._type = str(description["type"])
+        self._rows = len(vectors)
+        self._scan = ExactScan(faiss, vectors)
+        self._target = float(description["recall"])
+        self._curve = [Point.from_plain(p) for p in description.get("curve", [])]
+        self._base = _read(faiss, path, self._type, self._scan)
+        self._ivf = faiss.try_extract_index_ivf(self._base)
+        self._graph = hasattr(self._base, "hnsw")
+        self._limit = self._ivf.nlist if self._ivf else self._rows
+        self._refine = faiss.IndexRefine(self._base, self._scan.index)
+        self._counts: weakref.WeakKeyDictionary[RowSet, Any] = weakref.WeakKeyDictionary()
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: RowSet | None = None,
+        effort: SearchEffort | None = None,
+    ) -> Found:
+        """See `faiss_engine.Engine.search`."""
+        self._load(len(queries))
+        plan = self._plan(k, allowed, effort)
+        if plan.way == "exact" or not len(queries):
+            return self._scan.search(queries, k, allowed)
+        if plan.way == "cells":
+            scores, rows = self._search_cells(queries, k, allowed, plan)
+        else:
+            parameters = self._faiss.IndexRefineSearchParameters(
+                # What is cut off by the conversion to a whole number must not be a candidate.
+                k_factor=(plan.depth + 0.5) / k,
+                base_index_params=self._parameters(plan.effort, plan.depth, allowed),
+            )
+            scores, rows = self._refine.search(queries, k, params=parameters)
+        if rows[:, -1].min() < 0:
+            # The cells held too few: k are promised while k exist.
+            short = (rows[:, -1] < 0).nonzero()[0]
+            scores[short], rows[short] = self._scan.search(queries[short], k, allowed)
+        return by_row(scores, rows)
+
+    def plan(
+        self, k: int, allowed: RowSet | None = None, effort: SearchEffort | None = None
+    ) -> dict[str, Any]:
+        """See `faiss_engine.Engine.plan`."""
+        plan = self._plan(k, allowed, effort)
+        count = self._rows if allowed is None else allowed.count
+        if plan.way == "exact":
+            return {"engine": "exact", "scanned": count, "k": k}
+        name = "ef_search" if self._graph else "nprobe"
+        return {
+            "engine": self._type,
+            name: plan.effort,
+            "reranked": plan.depth,
+            "allowed": count,
+            "k": k,
+            "recall": self._point(effort).recall,
+        }
+
+    def _point(self, effort: SearchEffort | None) -> Point:
+        return pick(self._curve, self._target if effort is None or effort.recall is None else effort.recall)
+
+    def _plan(self, k: int, allowed: RowSet | None, effort: SearchEffort | None) -> SearchPlan:
+        count = None if allowed is None else allowed.count
+        return plan_search(
+            self._rows,
+            k,
+            self._point(effort),
+            limit=self._limit,
+            effort=effort,
+            allowed=count,
+            cells=self._ivf is not None,
+        )
+
+    def _parameters(self, effort: int, depth: int, allowed: RowSet | None) -> Any:
+        """Return FAISS's search parameters; the selector also keeps a broken file's row numbers out."""
+        faiss = self._faiss
+        if allowed is None:
+            selector = faiss.IDSelectorRange(0, self._rows)
+        else:
+            selector = faiss.IDSelectorBitmap(allowed.packed)
+        if self._graph:
+            return faiss.SearchParametersHNSW(efSearch=max(effort, depth), sel=selector)
+        if self._ivf is None:
+            return faiss.SearchParameters(sel=selector) if allowed is not None else None
+        parameters = self._probing(effort, selector)
+        if isinstance(self._base, faiss.IndexPreTransform):
+            return faiss.SearchParametersPreTransform(index_params=parameters)
+        return parameters
+
+    def _probing(self, nprobe: int, selector: Any) -> Any:
+        faiss = self._faiss
+        if isinstance(self._ivf, faiss.IndexIVFRaBitQ):
+            return faiss.IVFRaBitQSearchParameters(nprobe=nprobe, sel=selector, qb=_QUERY_BITS)
+        return faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
+
+    def _search_cells(
+        self, queries: NDArray[np.float32], k: int, allowed: RowSet | None, plan: SearchPlan
+    ) -> Found:
+        """Probe the nearest cells that hold allowed rows, until as many of those are compared as serve for them.
+
+        A filter that goes with the clusters empties most cells near a query; a fixed nprobe would find nothing there.
+        """
+        import numpy as np
+
+        assert allowed is not None
+        faiss = self._faiss
+        counts = self._allowed_in_cells(allowed)
+        held = np.flatnonzero(counts)
+        turned = queries
+        if isinstance(self._base, faiss.IndexPreTransform):
+            for i in range(self._base.chain.size()):
+                turned = faiss.downcast_VectorTransform(self._base.chain.at(i)).apply(turned)
+        products = turned @ self._centroids[held].T
+        order = np.argsort(-products, axis=1)
+        size = counts[held][order]
+        before = np.cumsum(size, axis=1) - size
+        wanted = plan.effort * self._rows / self._limit * (allowed.count / self._rows) ** 0.35
+        width = max(1, int((before < wanted).sum(axis=1).max()))
+        order = order[:, :width]
+        # An unused place is -1, which FAISS passes over.
+        probed = np.where(before[:, :width] < wanted, held[order], -1)
+        rows = np.empty((len(queries), plan.depth), dtype=np.int64)
+        cells = np.ascontiguousarray(probed, dtype=np.int64)
+        closeness = np.ascontiguousarray(np.take_along_axis(products, order, axis=1), dtype=np.float32)
+        by_code = np.empty(rows.shape, dtype=np.float32)
+        parameters = self._probing(width, faiss.IDSelectorBitmap(allowed.packed))
+        turned = np.ascontiguousarray(turned)
+        at = faiss.swig_ptr
+        # FAISS's own wrapper in Python takes no parameters here.
+        self._ivf.search_preassigned_c(
+            len(queries),
+            at(turned),
+            plan.depth,
+            at(cells),
+            at(closeness),
+            at(by_code),
+            at(rows),
+            False,
+            parameters,
+        )
+        scores, best = pad(None, len(queries), k)
+        for i, found in enumerate(rows):
+            candidates = found[found >= 0]
+            if len(candidates) >= k:
+                scores[i : i + 1], best[i : i + 1] = self._scan.among(queries[i : i + 1], k, candidates)
+        return scores, best
+
+    def _allowed_in_cells(self, allowed: RowSet) -> NDArray[np.int64]:
+        import numpy as np
+
+        counts: NDArray[np.int64] | None = self._counts.get(allowed)
+        if counts is None:
+            counts = np.bincount(self._cells[allowed.mask], minlength=self._limit)
+            self._counts[allowed] = counts
+        return counts
+
+    @cached_property
+    def _cells(self) -> NDArray[np.int32]:
+        """Each row's cell, int32 [rows]."""
+        import numpy as np
+
+        lists = self._ivf.invlists
+        out = np.zeros(self._rows, dtype=np.int32)
+        for cell in range(self._limit):
+            size = lists.list_size(cell)
+            if size:
+                ids = self._faiss.rev_swig_ptr(lists.get_ids(cell), size)
+                out[ids[(ids >= 0) & (ids < self._rows)]] = cell
+        return out
+
+    @cached_property
+    def _centroids(self) -> NDArray[np.float32]:
+        """The cells' centroids, float32 [cells, dim]."""
+        centroids: NDArray[np.float32] = self._ivf.quantizer.reconstruct_n(0, self._limit)
+        return centroids
+
+    def measure(self, queries: NDArray[np.float32] | None = None) -> list[Point]:
+        """Return the curve of efforts and re-ranking depths, measured on `queries`, None: on perturbed documents."""
+        from time import thread_time
+
+        from embedkit_indexes import tuning
+
+        self._load(tuning.QUERIES)
+        sample = tuning.held_out(self._scan.vectors, queries)
+        _, truth = self._scan.search(sample.queries, tuning.K + 1)
+        truth = tuning.without(truth, sample.sources)
+        deepest = min(max(tuning.DEPTHS) + 1, self._rows)
+
+        def search(effort: int, depth: int) -> tuple[NDArray[np.int64], float]:
+            depth = deepest if not self._graph else min(depth, effort)
+            parameters = self._parameters(effort, 1, None)
+            _, rows = self._base.search(sample.queries, depth, params=parameters)
+            return rows, effort * (self._rows / self._limit + tuning.CELL_COST if self._ivf else HNSW_LINKS)
+
+        def seconds(point: Point) -> float:
+            self._load(1)
+            few = sample.queries[:32]
+            parameters = self._faiss.IndexRefineSearchParameters(
+                k_factor=point.rerank / tuning.K,
+                base_index_params=self._parameters(point.effort, point.rerank, None),
+            )
+            begun = thread_time()
+            for q in few:
+                self._refine.search(q[None], tuning.K, params=parameters)
+            return round((thread_time() - begun) / len(few), 6)
+
+        if self._graph:
+            curve = tuning.walk(search, truth, sample.sources, tuning.efforts(2048)[8:], (tuning.K,))
+        elif self._ivf is None:
+            curve = tuning.walk(search, truth, sample.sources, [1])
+        else:
+            curve = tuning.walk(search, truth, sample.sources, tuning.efforts(self._limit))
+        return tuning.timed(tuning.thinned(curve), seconds)
+
+
+def _read(faiss: Any, path: Path, kind: str, scan: ExactScan) -> Any:
+    """Map the file and refuse what does not fit the vectors: a search must never read beyond a broken file."""
+    # FAISS for Windows is built without mapped files. The older IO_FLAG_MMAP starts 32 threads for every IVF search,
+    # to read ahead: a millisecond, four times the search.
+    flags = 0 if sys.platform == "win32" else faiss.IO_FLAG_MMAP_IFC
+    try:
+        index = faiss.read_index(str(path), flags | (faiss.IO_FLAG_SKIP_STORAGE if kind == "hnsw" else 0))
+    except (RuntimeError, MemoryError) as e:
+        raise CorruptIndexError(
+            f"{path} cannot be read by FAISS: restore it or build the index anew with `embedkit index`"
+        ) from e
+    if kind == "hnsw" and hasattr(index, "storage"):
+        index.storage = scan.index
+        index.own_fields = False
+    problem = _mismatch(faiss, index, scan.vectors.shape)
+    if problem:
+        raise CorruptIndexError(
+            f"{path} is broken or belongs to other vectors ({problem}): restore it or build the index anew with "
+            "`embedkit index`"
+        )
+    return index
+
+
+def _mismatch(faiss: Any, index: Any, shape: tuple[int, ...]) -> str:
+    import numpy as np
+
+    rows, dim = shape
+    if (index.ntotal, index.d) != (rows, dim) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        return f"{index.ntotal} vectors of {index.d} dimensions instead of {rows} of {dim}"
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is not None:
+        sizes = np.array([ivf.invlists.list_size(i) for i in range(ivf.nlist)], dtype=np.uint64)
+        if ivf.quantizer.ntotal != ivf.nlist or ivf.quantizer.d != ivf.d:
+            return f"{ivf.quantizer.ntotal} centroids for {ivf.nlist} cells"
+        if sizes.max(initial=0) > rows or int(sizes.sum()) != rows:
+            return "the cells do not hold the rows"
+    if hasattr(index, "hnsw"):
+        links = faiss.vector_to_array(index.hnsw.neighbors) if hasattr(index.hnsw, "neighbors") else None
+        if links is not None and len(links) and (links.max() >= rows or links.min() < -1):
+            return "the graph leads to rows that do not exist"
+    return ""
