@@ -10,14 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from embedkit.errors import CorruptIndexError, InputError, StoreError
+from embedkit.errors import InputError, StoreError
 from embedkit.syncing import sync_file
-from embedkit_indexes import durable, faiss_engine
+from embedkit_indexes import durable
 from embedkit_indexes.corpus.chunking import ChunkReport, chunk_documents
 from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.language import detect_language
-from embedkit_indexes.corpus.records import Chunk, Document
+from embedkit_indexes.corpus.records import Chunk, Document, check_document
 from embedkit_indexes.embedding import CachedEmbedder, VectorCache
+from embedkit_indexes.finishing import finish_segment, plan_merge
 from embedkit_indexes.lexical import build_lexical, merge_lexical
 from embedkit_indexes.lookup import DocumentLookup, Place
 from embedkit_indexes.manifest import Deletions, FileRecord, Manifest, SegmentRecord
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
 Mode = Literal["add", "upsert", "sync"]
 # Wide enough that sorting by length leaves little padding, small enough that progress moves.
 _WINDOW = 2048
-# A new segment takes in those before it that hold at most so many times its chunks: each chunk is copied a few
-# times in all, and their number grows with the logarithm of the index's size.
-_GROWTH = 4
-# Beyond this share of deleted chunks a segment is written anew.
-_DEAD_SHARE = 0.5
 
 
 @dataclass(slots=True)
@@ -111,7 +107,7 @@ class Writer:
     ) -> Iterator[tuple[Document, bytes]]:
         ids = Seen()
         for number, given in enumerate(documents):
-            _check_document(given, number)
+            check_document(given, number)
             if ids.first(given.id, given.id) is not None:
                 raise InputError(
                     f"document {number} has the id {given.id!r:.60} of an earlier one: make ids unique"
@@ -300,7 +296,7 @@ class Writer:
             if not dead.all():
                 old.append(self._with_deletions(segment, dead))
         parts = [*old, *([fresh] if fresh else [])]
-        merged, rest = _plan_merge(parts, bool(fresh), compact)
+        merged, rest = plan_merge(parts, bool(fresh), compact)
         records = [s.record for s in rest]
         if merged == [fresh] and fresh is not None:
             records.append(self._finished(fresh.folder, fresh.record, queries))
@@ -348,15 +344,8 @@ class Writer:
     def _finished(
         self, folder: Path, record: SegmentRecord, queries: NDArray[np.float32] | None
     ) -> SegmentRecord:
-        """Give a segment its engine, check it, force all to the disk and describe it."""
-        vectors = Segment(self.directory, record).vectors
-        engine = faiss_engine.build(
-            folder, vectors, self.settings.engine, queries, lambda what: self._tell(what, record.chunks)
-        )
-        _find_themselves(folder, vectors, engine)
-        durable.sync_files(folder)
-        files = {p.name: FileRecord.of(p) for p in sorted(folder.iterdir())}
-        return replace(record, engine=engine, files=files)
+        tell = lambda what: self._tell(what, record.chunks)  # noqa: E731
+        return finish_segment(folder, Segment(self.directory, record), self.settings.engine, queries, tell)
 
     def roll_back(self) -> None:
         """Remove what was written for a change that is not to be; what is embedded stays for the next try."""
@@ -374,56 +363,6 @@ class Writer:
             c = self.counts
             self._progress(
                 BuildProgress(c.added + c.updated + c.unchanged, chunks, self._report.tokens, phase)
-            )
-
-
-def _plan_merge(parts: list[Segment], fresh: bool, compact: bool) -> tuple[list[Segment], list[Segment]]:
-    """Return the segments that become one, and those that stay as they are; the last of `parts` may be new."""
-    if compact:
-        whole = len(parts) == 1 and not fresh and parts[0].record.deletions is None
-        return ([], parts) if whole else (parts, [])
-    at = len(parts) - 1 if fresh else len(parts)
-    rows = sum(s.record.live for s in parts[at:])
-    while fresh and at and parts[at - 1].record.live <= _GROWTH * rows:
-        at -= 1
-        rows += parts[at].record.live
-    merged = parts[at:]
-    rest: list[Segment] = []
-    for segment in parts[:at]:
-        deletions = segment.record.deletions
-        worn = deletions is not None and deletions.chunks > _DEAD_SHARE * segment.record.chunks
-        (merged if worn else rest).append(segment)
-    merged.sort(key=parts.index)
-    return merged, rest
-
-
-def _find_themselves(folder: Path, vectors: NDArray[Any], engine: Mapping[str, Any]) -> None:
-    """Search for a few of the vectors themselves: each must come back with a score of one."""
-    import numpy as np
-
-    rows = np.unique(np.linspace(0, len(vectors) - 1, 16).astype(np.int64))
-    queries = np.ascontiguousarray(vectors[rows], dtype=np.float32)
-    queries = queries[queries.any(axis=1)]
-    if not len(queries):
-        return
-    scores, _ = faiss_engine.open_engine(folder, vectors, engine).search(queries, 1)
-    if float(scores.min()) < 0.998:
-        raise CorruptIndexError(
-            f"the new index does not find its own vectors (score {float(scores.min()):.3f} instead of 1): nothing was "
-            "replaced; run `embedkit doctor`"
-        )
-
-
-def _check_document(document: Any, number: int) -> None:
-    """Refuse what a program passed in place of a document before a model has worked for it."""
-    if not isinstance(document, Document):
-        raise InputError(f"document {number} is {type(document).__name__}: make it a Document(id=…, text=…)")
-    for name in ("id", "text", "title", "source", "lang", "metadata"):
-        value = getattr(document, name)
-        wanted = Mapping if name == "metadata" else str
-        if not isinstance(value, wanted) and not (name == "lang" and value is None):
-            raise InputError(
-                f"document {number} has {type(value).__name__} as its {name}, not {wanted.__name__}: {value!r:.60}"
             )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from embedkit.errors import InputError
+
 Form = Literal["text", "markdown", "code"]
 
 
@@ -52,3 +54,16 @@ class Skipped:
     source: str
     reason: str
     line: int | None = None
+
+
+def check_document(document: Any, number: int) -> None:
+    """Refuse what a program passed in place of a document before a model has worked for it."""
+    if not isinstance(document, Document):
+        raise InputError(f"document {number} is {type(document).__name__}: make it a Document(id=…, text=…)")
+    for name in ("id", "text", "title", "source", "lang", "metadata"):
+        value = getattr(document, name)
+        wanted = Mapping if name == "metadata" else str
+        if not isinstance(value, wanted) and not (name == "lang" and value is None):
+            raise InputError(
+                f"document {number} has {type(value).__name__} as its {name}, not {wanted.__name__}: {value!r:.60}"
+            )

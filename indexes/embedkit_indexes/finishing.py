@@ -1,0 +1,76 @@
+"""Bring a new segment into its final form, and say which segments become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import CorruptIndexError
+from embedkit_indexes import durable, faiss_engine
+from embedkit_indexes.manifest import FileRecord, SegmentRecord
+from embedkit_indexes.planner import EngineConfig
+from embedkit_indexes.segment import Segment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# A new segment takes in those before it that hold at most so many times its chunks: each chunk is copied a few
+# times in all, and their number grows with the logarithm of the index's size.
+_GROWTH = 4
+# Beyond this share of deleted chunks a segment is written anew.
+_DEAD_SHARE = 0.5
+
+
+def finish_segment(
+    folder: Path,
+    segment: Segment,
+    config: EngineConfig,
+    queries: NDArray[np.float32] | None,
+    tell: Callable[[str], None],
+) -> SegmentRecord:
+    """Give a segment its engine, check it, force all to the disk and describe it."""
+    engine = faiss_engine.build(folder, segment.vectors, config, queries, tell)
+    _find_themselves(folder, segment.vectors, engine)
+    durable.sync_files(folder)
+    files = {p.name: FileRecord.of(p) for p in sorted(folder.iterdir())}
+    return replace(segment.record, engine=engine, files=files)
+
+
+def plan_merge(parts: list[Segment], fresh: bool, compact: bool) -> tuple[list[Segment], list[Segment]]:
+    """Return the segments that become one, and those that stay as they are; the last of `parts` may be new."""
+    if compact:
+        whole = len(parts) == 1 and not fresh and parts[0].record.deletions is None
+        return ([], parts) if whole else (parts, [])
+    at = len(parts) - 1 if fresh else len(parts)
+    rows = sum(s.record.live for s in parts[at:])
+    while fresh and at and parts[at - 1].record.live <= _GROWTH * rows:
+        at -= 1
+        rows += parts[at].record.live
+    merged = parts[at:]
+    rest: list[Segment] = []
+    for segment in parts[:at]:
+        deletions = segment.record.deletions
+        worn = deletions is not None and deletions.chunks > _DEAD_SHARE * segment.record.chunks
+        (merged if worn else rest).append(segment)
+    merged.sort(key=parts.index)
+    return merged, rest
+
+
+def _find_themselves(folder: Path, vectors: NDArray[Any], engine: Mapping[str, Any]) -> None:
+    """Search for a few of the vectors themselves: each must come back with a score of one."""
+    import numpy as np
+
+    rows = np.unique(np.linspace(0, len(vectors) - 1, 16).astype(np.int64))
+    queries = np.ascontiguousarray(vectors[rows], dtype=np.float32)
+    queries = queries[queries.any(axis=1)]
+    if not len(queries):
+        return
+    scores, _ = faiss_engine.open_engine(folder, vectors, engine).search(queries, 1)
+    if float(scores.min()) < 0.998:
+        raise CorruptIndexError(
+            f"the new index does not find its own vectors (score {float(scores.min()):.3f} instead of 1): nothing was "
+            "replaced; run `embedkit doctor`"
+        )
