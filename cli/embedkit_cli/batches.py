@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
@@ -15,11 +15,12 @@ from embedkit.errors import InputError
 from embedkit.evaluation import Qrels, Query, rank_documents, read_queries
 from embedkit_cli.output import json_text, note, untrained_note
 from embedkit_cli.progress import Meter
+from embedkit_cli.search_options import How
 
 if TYPE_CHECKING:
     from embedkit.tasks import Task
     from embedkit_cli.tasks import TaskBook
-    from embedkit_indexes import Index
+    from embedkit_indexes.reader import IndexReader
 
 _BATCH = 256
 _TREC_TAG = "embedkit"
@@ -27,21 +28,29 @@ _TREC_TAG = "embedkit"
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How queries are asked: under which task or instruction, for how many hits, in which language."""
+    """How queries are asked: under which task or instruction, for how many hits, in which language, by which search."""
 
     task: Task | None = None
     instruction: str | None = None
     k: int = 10
     lang: str | None = None
+    how: How = field(default_factory=How)
 
-    def ignored_by(self, index: Index) -> bool:
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of `Index.search_many` and `rank`, `k` apart."""
+        return {"task": self.task, "instruction": self.instruction, "lang": self.lang, **self.how.arguments}
+
+    def ignored_by(self, index: IndexReader) -> bool:
         """Tell whether an instruction goes to an embedder that did not learn to obey any."""
+        if self.how.mode == "lexical":
+            return False
         embedder = index.embedder
         sentence = embedder.instruction_for(self.task, self.instruction)
         return sentence is not None and not embedder.info.instruction_trained
 
 
-def run_queries(index: Index, book: TaskBook, path: str, asking: Asking, form: str) -> None:
+def run_queries(index: IndexReader, book: TaskBook, path: str, asking: Asking, form: str) -> None:
     """Search every query of a file and print hits as JSON lines, or documents as a TREC run.
 
     Where `asking` names neither task nor instruction, each query's own task holds.
@@ -73,7 +82,7 @@ def run_queries(index: Index, book: TaskBook, path: str, asking: Asking, form: s
 
 
 def document_ranking(
-    index: Index, queries: Sequence[Query], asking: Asking, qrels: Qrels | None = None
+    index: IndexReader, queries: Sequence[Query], asking: Asking, qrels: Qrels | None = None
 ) -> list[list[tuple[str, float]]]:
     """Return each query's best `asking.k` documents (id, score).
 
@@ -87,9 +96,7 @@ def document_ranking(
     pending = list(range(len(queries)))
     while pending:
         texts = [queries[i].text for i in pending]
-        found = index.rank(
-            texts, task=asking.task, instruction=asking.instruction, k=max(1, depth), lang=asking.lang
-        )
+        found = index.rank(texts, k=max(1, depth), **asking.arguments)
         short = []
         for i, chunks_found in zip(pending, found, strict=True):
             name = queries[i].id
@@ -105,16 +112,14 @@ def document_ranking(
     return rankings
 
 
-def _jsonl(index: Index, queries: Sequence[Query], asking: Asking) -> dict[str, str]:
+def _jsonl(index: IndexReader, queries: Sequence[Query], asking: Asking) -> dict[str, str]:
     texts = [q.text for q in queries]
-    found = index.search_many(
-        texts, task=asking.task, instruction=asking.instruction, k=asking.k, lang=asking.lang
-    )
+    found = index.search_many(texts, k=asking.k, **asking.arguments)
     records = ({"_id": q.id, **r.to_dict()} for q, r in zip(queries, found, strict=True))
     return {record["_id"]: json_text(record, indent=None) + "\n" for record in records}
 
 
-def _trec(index: Index, queries: Sequence[Query], asking: Asking) -> dict[str, str]:
+def _trec(index: IndexReader, queries: Sequence[Query], asking: Asking) -> dict[str, str]:
     rankings = document_ranking(index, queries, asking)
     return {
         query.id: "".join(

@@ -16,6 +16,7 @@ from embedkit_cli.options import (
     tasks_file,
     was_given,
 )
+from embedkit_cli.search_options import mode_options, weights_option
 
 KINDS = ("retrieval", "sts", "bitext", "classification", "clustering", "passkey", "mteb", "task-switch")
 _INSTRUCTED = {"task_name", "instruction", "tasks_path", "protocol"}
@@ -23,7 +24,7 @@ _INSTRUCTED = {"task_name", "instruction", "tasks_path", "protocol"}
 _OWN_OPTIONS = {
     "retrieval": {
         "queries_path", "qrels_path", "query_lang", "doc_lang", "k", "sample_size", "seed", "by_pair", "max_tokens",
-        "overlap", "no_split", *_INSTRUCTED,
+        "overlap", "no_split", "hybrid", "lexical", "weights", *_INSTRUCTED,
     },
     "sts": {"langs", "split", "sample_size", "seed", *_INSTRUCTED},
     "bitext": {"langs", "split", "sample_size", "seed", *_INSTRUCTED},
@@ -69,6 +70,8 @@ _kind_options = group(
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @_kind_options
 @_retrieval_options
+@mode_options
+@weights_option
 @embedder_options
 @chunk_options
 @tasks_file
@@ -138,6 +141,7 @@ def evaluate(
         evaluate_kind(kind, sources, choice, KindOptions(**{k: v for k, v in wanted.items() if k in names}))
         return
     from embedkit_cli.retrieval import RetrievalOptions, evaluate_retrieval
+    from embedkit_cli.search_options import How
 
     if len(sources) != 1:
         raise InputError(
@@ -146,7 +150,10 @@ def evaluate(
     chunks = chunk_settings(wanted["max_tokens"], wanted["overlap"], wanted["no_split"])
     names = RetrievalOptions.__dataclass_fields__
     options = {k: v for k, v in wanted.items() if k in names}
-    evaluate_retrieval(sources[0], choice, embedder is not None, RetrievalOptions(**options, chunks=chunks))
+    how = How.of(wanted)
+    evaluate_retrieval(
+        sources[0], choice, embedder is not None, RetrievalOptions(**options, chunks=chunks, how=how)
+    )
 
 
 def _refuse_foreign(kind: str) -> None:

@@ -1,106 +1,118 @@
-"""`embedkit index`: read a corpus, embed it, store it."""
+"""`embedkit index` and `embedkit add`: read a corpus and store it, or bring an index into step with it."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from embedkit_cli.options import (
     EmbedderChoice,
+    Size,
     chunk_options,
     chunk_settings,
     common,
     embedder_options,
     given,
+    group,
+    reading_options,
+    strict_option,
     tasks_file,
+    vectors_option,
 )
-from embedkit_cli.output import print_json, printable
+from embedkit_cli.output import print_json
+from embedkit_cli.reporting import print_build, print_change
 
 if TYPE_CHECKING:
-    from embedkit_indexes import BuildReport
+    from embedkit_cli.origins import Origin
+    from embedkit_indexes import BuildProgress, BuildReport
 
-_SHOWN = 5
+_output = click.option(
+    "-o", "--output", "directory", metavar="DIR", required=True, help="Where the index is, or goes."
+)
+_engine_options = group(
+    click.option("--engine", metavar="NAME", help="auto, exact, ivf-rabitq, ivf-sq8, hnsw, or a FAISS factory string; else auto, by size."),
+    click.option("--recall", type=float, metavar="R", help="Recall@10 that searches shall reach; else 0.95."),
+    click.option("--memory-budget", type=Size(), metavar="SIZE", help="Memory that the searched structure may take, such as 2GB."),
+    click.option("--tune-queries", metavar="FILE", help="Real queries to tune the engine on: JSON lines or one a line; else perturbed chunks."),
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("sources", metavar="[SOURCE…]", nargs=-1)
+@_output
+@embedder_options
+@reading_options
+@chunk_options
+@_engine_options
+@vectors_option
+@tasks_file
+@strict_option
+@click.option("--force", is_flag=True, help="Build an index that is there anew, from these SOURCEs alone.")
+@common
+def index(*, sources: tuple[str, ...], directory: str, force: bool, as_json: bool, **told: Any) -> None:
+    """Read the SOURCEs (files, folders, - for stdin), embed them, and store them as an index in DIR.
+
+    Where DIR holds an index of these SOURCEs, it is brought into step with them: only what is new or changed is
+    embedded, and what is gone is deleted; without SOURCE those it was made of are read again. Its embedder, chunks and
+    engine stay as they are. Documents of a file that cannot be read this time are kept.
+
+    Your own tasks (--tasks) are stored with the index, so that a search finds them by name. A record that cannot
+    be read is skipped and reported. The index stays searchable, as it was, until the change is complete; what a killed
+    run has embedded is not embedded again.
+    """
+    from embedkit_indexes.manifest import NAME
+
+    if (Path(directory) / NAME).exists() and not force:
+        change(directory, sources, told, as_json, "sync")
+    else:
+        build(directory, sources, told, as_json, force)
 
 
 @click.command()
 @click.argument("sources", metavar="SOURCE…", nargs=-1, required=True)
-@click.option("-o", "--output", "directory", metavar="DIR", required=True, help="Where the index goes.")
+@_output
 @embedder_options
-@click.option("--format", "form", metavar="NAME", help="Format of the sources; else told by their names.")
-@click.option("--text-field", metavar="NAME", help="Field or column that holds the text.")
-@click.option("--title-field", metavar="NAME", help="Field or column that holds the title.")
-@click.option("--id-field", metavar="NAME", help="Field or column that holds the id.")
-@click.option("--lang-field", metavar="NAME", help="Field or column that holds the language.")
-@click.option("--lang", metavar="CODE", help="Language of all documents; else detected.")
-@chunk_options
+@reading_options
 @tasks_file
-@click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read; else skip it.")
-@click.option("--force", is_flag=True, help="Replace an index that is there.")
+@strict_option
 @common
-def index(
-    *,
-    sources: tuple[str, ...],
-    directory: str,
-    embedder: str | None,
-    pairs: tuple[str, ...],
-    device: str | None,
-    dtype: str | None,
-    token_budget: int | None,
-    dim: int | None,
-    form: str | None,
-    text_field: str | None,
-    title_field: str | None,
-    id_field: str | None,
-    lang_field: str | None,
-    lang: str | None,
-    max_tokens: int | None,
-    overlap: float | None,
-    no_split: bool,
-    tasks_path: str | None,
-    strict: bool,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Read the SOURCEs (files, folders, - for stdin), embed them, and store them as an index in DIR.
+def add(*, sources: tuple[str, ...], directory: str, as_json: bool, **told: Any) -> None:
+    """Read further SOURCEs and add their documents to the index DIR; nothing is removed.
 
-    Your own tasks (--tasks) are stored with the index, so that a search finds them by name. A record that cannot
-    be read is skipped and reported. An index that is there stays searchable until the new one is complete.
+    A document whose id is there takes the other's place, and is embedded where it changed. The index remembers the
+    SOURCEs: `embedkit index` reads them together with those before.
     """
-    from embedkit_cli.progress import Meter, estimate_documents
-    from embedkit_cli.tasks import TaskBook
-    from embedkit_indexes import BuildProgress, ChunkConfig, Index, ReadOptions, ReadReport, read_corpus
-    from embedkit_indexes.builder import check_target
+    change(directory, sources, told, as_json, "upsert")
 
-    book = TaskBook(tasks_path)
-    choice = EmbedderChoice.of(
-        embedder, pairs, device=device, dtype=dtype, token_budget=token_budget, dim=dim
+
+def build(directory: str, sources: Sequence[str], told: dict[str, Any], as_json: bool, force: bool) -> None:
+    """Make a new index and print what it holds. Raises InputError without sources."""
+    from embedkit.errors import InputError
+    from embedkit_cli.origins import Origin, read_all
+    from embedkit_cli.tasks import TaskBook
+    from embedkit_indexes import ChunkConfig, EngineConfig, Index, ReadReport
+    from embedkit_indexes.changes import check_target
+
+    if not sources:
+        raise InputError("no SOURCE was given: name the files and folders to index")
+    book = TaskBook(told["tasks_path"])
+    choice = _choice(told)
+    chunking = ChunkConfig(**chunk_settings(told["max_tokens"], told["overlap"], told["no_split"]))
+    engine = EngineConfig(
+        **given(type=told["engine"], recall=told["recall"], memory_budget=told["memory_budget"])
     )
-    reading = ReadOptions(
-        **given(
-            format=form,
-            text_field=text_field,
-            title_field=title_field,
-            id_field=id_field,
-            lang_field=lang_field,
-            lang=lang,
-            strict=strict or None,
-        )
-    )
-    chunking = ChunkConfig(**chunk_settings(max_tokens, overlap, no_split))
+    queries = _tuning_queries(told["tune_queries"])
     read_report = ReadReport()
-    documents = read_corpus(sources, reading, read_report)
+    origins = [Origin.here(sources, _reading(told))]
+    documents = read_all(origins, read_report, told["strict"])
     check_target(Path(directory), force)  # before a model of many GB is fetched and opened
     opened = choice.open()
-    with Meter("documents") as meter:
-        meter.expect(estimate_documents(sources) if meter.shown else None)
 
-        def progress(state: BuildProgress) -> None:
-            meter.update(state.phase, state.documents, state.tokens, "tokens")
-
-        report = Index.build(
+    def run(progress: Callable[[BuildProgress], None]) -> BuildReport:
+        return Index.build(
             directory,
             documents,
             opened,
@@ -111,44 +123,121 @@ def index(
             progress=progress,
             read_report=read_report,
             overwrite=force,
+            engine=engine,
+            dtype=told["vectors"] or "float16",
+            sources=[o.to_dict(Path(directory)) for o in origins],
+            tuning_queries=queries,
         )
+
+    report = metered(run, origins)
     if as_json:
-        print_json({"directory": directory, "embedder": choice.spec, **report.to_dict()})
+        print_json({"directory": directory, "embedder": choice.spec, "change": "built", **report.to_dict()})
     else:
-        _print(directory, report)
+        print_build(directory, report)
 
 
-def _print(directory: str, report: BuildReport) -> None:
-    click.echo(
-        f"{directory}: {report.documents:,} documents, {report.chunks:,} chunks, {report.tokens:,} tokens "
-        f"in {report.seconds:.1f} s ({report.engine})"
-    )
-    if report.languages:
-        most = sorted(report.languages.items(), key=lambda item: (-item[1], item[0]))
-        rest = f" and {len(most) - 12} more" if len(most) > 12 else ""
-        click.echo(printable("languages: " + ", ".join(f"{code} {n:,}" for code, n in most[:12]) + rest))
-    cut = (
-        f"; {report.truncated_tokens:,} tokens of {report.truncated_chunks:,} chunks lie beyond the embedder's length"
-        if report.truncated_tokens
-        else ", nothing truncated"
-    )
-    click.echo(f"coverage: {_percent(report.coverage)} of the text lies in a chunk{cut}")
-    if report.blank_vectors:
-        click.echo(
-            f"blank: the embedder knows no token of {report.blank_vectors:,} chunks; no query finds them"
+def change(
+    directory: str,
+    sources: Sequence[str],
+    told: dict[str, Any],
+    as_json: bool,
+    mode: Literal["sync", "upsert"],
+) -> None:
+    """Bring an index into step with its sources, or add further ones, and print what changed."""
+    from embedkit_cli.agreement import check_settings, opened_for
+    from embedkit_cli.origins import Origin, check_same, merged, read_all
+    from embedkit_cli.tasks import TaskBook
+    from embedkit_indexes import Index, ReadReport
+
+    path = Path(directory)
+    found = Index.open(directory)
+    manifest = found.manifest
+    recorded = Origin.of(manifest, path)
+    book = TaskBook(told["tasks_path"])
+    reading = _reading(told)
+    check_settings(directory, manifest, told)
+    if mode == "sync":
+        if sources or not recorded:
+            check_same(directory, recorded, sources)
+        origins = stored = _reread(directory, recorded, sources, reading)
+    else:
+        new = Origin.here(sources, reading, recorded[0].base if recorded else None)
+        origins = [new]
+        # What a program put in is known to no source: to record others would allow a sync that removes it.
+        stored = merged(recorded, new) if recorded else []
+    read_report = ReadReport()
+    documents = read_all(origins, read_report, told["strict"])
+    embedder = opened_for(found, told["embedder"], _choice(told))
+    changed = Index.open(directory, embedder) if embedder is not None else found
+    kept: dict[str, Any] = {"tasks": book.of_file} if book.of_file else {}
+    dicts = tuple(o.to_dict(path) for o in stored)
+
+    def run(progress: Callable[[BuildProgress], None]) -> BuildReport:
+        method = changed.sync if mode == "sync" else changed.upsert
+        return method(documents, progress=progress, read_report=read_report, sources=dicts, **kept)
+
+    report = metered(run, origins)
+    if as_json:
+        name = (
+            "none"
+            if report.generation == manifest.generation
+            else "synchronised"
+            if mode == "sync"
+            else "added"
         )
-    if report.skipped_count:
-        click.echo(f"skipped: {report.skipped_count:,}", err=True)
-        for item in report.skipped[:_SHOWN]:
-            click.echo(printable(f"  {_where(item)}: {item.reason}"), err=True)
-        if report.skipped_count > _SHOWN:
-            click.echo("  … (--json lists more, --strict stops at the first)", err=True)
+        spec = changed.manifest.spec or changed.manifest.embedder["name"]
+        print_json({"directory": directory, "embedder": spec, "change": name, **report.to_dict()})
+    else:
+        print_change(directory, report, manifest.generation)
 
 
-def _percent(share: float) -> str:
-    # Rounded down: "100%" stands for all of it.
-    return f"{math.floor(share * 1000) / 10:g}%"
+def metered(
+    run: Callable[[Callable[[BuildProgress], None]], BuildReport], origins: Sequence[Origin] = ()
+) -> BuildReport:
+    """Run a change of an index, its progress shown on a terminal."""
+    from embedkit_cli.progress import Meter, estimate_documents
+
+    with Meter("documents" if origins else "chunks") as meter:
+        if origins and meter.shown:
+            meter.expect(estimate_documents(p for o in origins for p in o.places))
+
+        def progress(state: BuildProgress) -> None:
+            done = state.documents if origins else state.chunks
+            meter.update(state.phase, done, state.tokens, "tokens")
+
+        return run(progress)
 
 
-def _where(item: Any) -> str:
-    return item.source if item.line is None else f"{item.source}, line {item.line}"
+def _reread(
+    directory: str, recorded: Sequence[Origin], sources: Sequence[str], reading: dict[str, Any]
+) -> list[Origin]:
+    from dataclasses import replace
+
+    from embedkit.errors import InputError
+    from embedkit_cli.origins import STDIN
+
+    if not sources and any(STDIN in o.paths for o in recorded):
+        raise InputError(
+            f"{directory} was read from standard input: pipe it in again, and name `-` as the SOURCE"
+        )
+    return [replace(o, options=reading) for o in recorded] if reading else list(recorded)
+
+
+def _choice(told: dict[str, Any]) -> EmbedderChoice:
+    names = ("device", "dtype", "token_budget", "dim")
+    return EmbedderChoice.of(told["embedder"], told["pairs"], **{n: told[n] for n in names})
+
+
+def _reading(told: dict[str, Any]) -> dict[str, Any]:
+    names = ("text_field", "title_field", "id_field", "lang_field", "lang")
+    return given(format=told["form"], **{n: told[n] for n in names})
+
+
+def _tuning_queries(path: str | None) -> list[str] | None:
+    if path is None:
+        return None
+    import sys
+
+    from embedkit.evaluation import read_queries
+
+    return [q.text for q in read_queries(path, sys.stdin if path == "-" else None)]

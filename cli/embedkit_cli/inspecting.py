@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedkit_cli.anatomy import Columns, dimensions
 from embedkit_cli.options import check_question, common, tasks_file
 from embedkit_cli.output import console, note, print_json, printable, untrained_note
+from embedkit_cli.search_options import How, effort_options, mode_options, split_query, where_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +24,11 @@ _SHOWN = 20
 @click.option("--verify", is_flag=True, help="Read every file and compare its checksum.")
 @common
 def info(directory: str, verify: bool, as_json: bool) -> None:
-    """Show what the index DIR holds: documents, chunks, languages, engine, and the embedder that built it."""
+    """Show what the index DIR holds and was made of, the embedder that built it, and how it is searched.
+
+    An engine that is not exact shows what it measured of itself: the recall@10 of each setting against exact search,
+    and the time of one query on one thread.
+    """
     from embedkit_indexes import Index
 
     index = Index.open(directory)
@@ -36,28 +42,13 @@ def info(directory: str, verify: bool, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
-    total = sum(f.bytes for f in index.manifest.files.values())
-    embedder = index.manifest.embedder
-    shown = {
-        "directory": directory,
-        **{key: record[key] for key in ("documents", "chunks", "tokens", "truncated_tokens", "coverage")},
-        "skipped": ", ".join(f"{reason} {n:,}" for reason, n in index.manifest.skipped.items()),
-        "languages": ", ".join(f"{code} {n:,}" for code, n in index.manifest.languages.items()),
-        "embedder": f"{index.manifest.spec or embedder['name']}, {_dimensions(index.manifest.dim, embedder)}",
-        "options": ", ".join(f"{key}={value}" for key, value in index.manifest.options.items()),
-        "fingerprint": index.manifest.fingerprint,
-        "engine": ", ".join(f"{key} {value}" for key, value in index.manifest.engine.items()),
-        "chunker": ", ".join(f"{key} {value}" for key, value in index.manifest.chunker.items()),
-        "size": f"{total / 1e6:,.1f} MB" + (", every file verified" if verify else ""),
-        "created": f"{index.manifest.created} by embedkit {index.manifest.version}",
-        "tasks": ", ".join(index.tasks),
-    }
-    console().print(_rows(shown))
+    from embedkit_cli.anatomy import summary
+
+    console().print(_rows(summary(directory, index, verified=verify)))
 
 
 @click.command()
-@click.argument("directory", metavar="DIR")
-@click.argument("query")
+@click.argument("arguments", metavar="DIR… QUERY", nargs=-1, required=True)
 @click.option(
     "--task", "names", metavar="NAME", multiple=True, help="Task of the query; several: one after another."
 )
@@ -72,28 +63,43 @@ def info(directory: str, verify: bool, as_json: bool) -> None:
     show_default=True,
     help="How many hits the plan is for.",
 )
+@where_option
+@mode_options
+@effort_options
 @tasks_file
 @common
 def explain(
     *,
-    directory: str,
-    query: str,
+    arguments: tuple[str, ...],
     names: tuple[str, ...],
     instruction: str | None,
     k: int,
     tasks_path: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Show the exact string that is encoded for a query, its tokens, and how the index DIR is searched for it."""
+    """Show the exact string that is encoded for a query, its tokens, and how the index DIR is searched for it.
+
+    Several indexes are searched as one; the plan is that of the largest part.
+    """
     from embedkit.tasks import Task
     from embedkit_cli.tasks import TaskBook
-    from embedkit_indexes import Index
+    from embedkit_indexes import open_indexes
 
+    directories, query = split_query(arguments)
     check_question(query, names, instruction, k)
-    index = Index.open(directory)
+    how = How.of(options)
+    index = open_indexes(directories)
     book = TaskBook(tasks_path, index.tasks)
     tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]
-    records = [index.explain(query, task=task, instruction=instruction, k=k) for task in tasks]
+    asked: dict[str, Any] = {
+        "instruction": instruction,
+        "k": k,
+        "where": how.where,
+        "effort": how.effort,
+        "mode": how.mode,
+    }
+    records = [index.explain(query, task=task, **asked) for task in tasks]
     if any(not r["obeys"] for r in records):
         note(untrained_note(index.embedder.info.name))
     if as_json:
@@ -104,15 +110,8 @@ def explain(
         if i:
             screen.print()
         used = record["embedder"]
-        told = f"{used['name']}, {_dimensions(index.manifest.dim, used)}, at most {used['max_length']} tokens"
+        told = f"{used['name']}, {dimensions(index.manifest.dim, used)}, at most {used['max_length']} tokens"
         screen.print(_rows({**record, "embedder": told}))
-
-
-def _dimensions(dim: int, embedder: Mapping[str, Any]) -> str:
-    # An index of an earlier version says nothing of a cut.
-    full, dims = embedder.get("full_dim"), embedder.get("matryoshka_dims")
-    length = f"{dim} of {full}" if full else str(dim)
-    return f"{length} dimensions" + (f" (trained to be cut to {', '.join(map(str, dims))})" if dims else "")
 
 
 def _rows(record: Mapping[str, Any]) -> Table:
@@ -134,11 +133,25 @@ def _value(name: str, value: Any) -> Table | Text:
         return Text(repr(value), style="green")
     if name == "tokens" and isinstance(value, (list, tuple)):
         return Text(" ".join(printable(str(token)) for token in value))
+    if isinstance(value, Columns):
+        return _columns(value)
     if isinstance(value, Mapping) and value:
         return _rows(value)
     if value is None or value in ("", {}, [], ()):
         return Text("none", style="dim")
     return Text(_plain(value))
+
+
+def _columns(value: Columns) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in value.names:
+        table.add_column(Text(name, style="dim"), justify="right", no_wrap=True)
+    for row in value.rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
 
 
 def _plain(value: Any) -> str:

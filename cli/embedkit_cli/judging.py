@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from embedkit.tasks import Task
     from embedkit_cli.tasks import TaskBook
     from embedkit_indexes import Index
 
@@ -113,16 +112,14 @@ class Remembering(Embedder):
         return np.stack([self._known[t] for t in texts])
 
 
-def load_cases(
-    qrels_path: Path, book: TaskBook, task: Task | None, instruction: str | None, k: int
-) -> list[Case]:
-    """Read the judgements; each file's name is its task unless a task or instruction is given for all.
+def load_cases(qrels_path: Path, book: TaskBook, asking: Asking) -> list[Case]:
+    """Read the judgements; each file's name is its task unless `asking` has a task or instruction for all.
 
     Raises UnknownNameError for a file named after no task, before anything is embedded.
     """
-    free = task is None and instruction is None
+    free = asking.task is None and asking.instruction is None
     files = sorted(find_qrels(qrels_path).items(), key=lambda item: item[0] or "")
-    askings = [Asking(book.find(name) if free and name else task, instruction, k) for name, _ in files]
+    askings = [replace(asking, task=book.find(name)) if free and name else asking for name, _ in files]
     return [Case(read_qrels(file), asking) for asking, (_, file) in zip(askings, files, strict=True)]
 
 

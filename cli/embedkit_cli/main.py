@@ -25,12 +25,19 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
-    "index": Entry("indexing", "index", "Read a corpus, embed it, and store it as an index."),
-    "search": Entry("searching", "search", "Search an index, under one task or several side by side."),
+    "index": Entry("indexing", "index", "Store a corpus as an index, or bring an index into step with it."),
+    "search": Entry("searching", "search", "Search an index, or several as one, under one task or several."),
     "tasks": Entry("tasks", "tasks", "List the tasks a query can be asked under."),
     "embedders": Entry("embedders", "embedders", "List the installed embedders and model presets."),
     "info": Entry("inspecting", "info", "Show what an index holds and what built it."),
     "explain": Entry("inspecting", "explain", "Show what is really encoded for a query, and how it is searched."),
+    "add": Entry("indexing", "add", "Add further sources to an index."),
+    "delete": Entry("maintaining", "delete", "Delete documents by id, source or filter."),
+    "compact": Entry("maintaining", "compact", "Write an index as one segment, without what is deleted."),
+    "verify": Entry("maintaining", "verify", "Read every file of an index and compare its checksum."),
+    "export": Entry("maintaining", "export", "Write an index's chunks and vectors to a Parquet file."),
+    "import": Entry("maintaining", "import_", "Make an index of an exported Parquet file."),
+    "migrate": Entry("maintaining", "migrate", "Embed an index again with another embedder."),
     "eval": Entry("evaluating", "evaluate", "Measure retrieval, similarity, clusters, classes … and mteb tasks."),
     "train": Entry("training", "train", "Train an embedding model: a paper's recipe, or your own config."),
     "mine": Entry("mining", "mine", "Find hard negatives for training rows."),

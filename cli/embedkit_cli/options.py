@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import click
 
@@ -31,7 +32,7 @@ tasks_file = click.option(
     "--tasks", "tasks_path", metavar="FILE", help="TOML file of your own tasks; else EMBEDKIT_TASKS."
 )
 embedder_options = group(
-    click.option("--embedder", metavar="NAME", help="Kind, kind:model, path or Hugging Face id; else bundled."),
+    click.option("--embedder", metavar="NAME", help="Kind, kind:model, path or Hugging Face id; else the index's own, or bundled."),
     click.option("--embedder-option", "pairs", metavar="KEY=VALUE", multiple=True, help="Option of the embedder."),
     click.option("--device", help="Where the embedder runs, such as cpu or cuda."),
     click.option("--dtype", help="Arithmetic of the embedder, such as float32 or bfloat16."),
@@ -53,6 +54,40 @@ chunk_options = group(
     ),
     click.option("--no-split", is_flag=True, help="One chunk a document; what is too long is truncated."),
 )
+reading_options = group(
+    click.option("--format", "form", metavar="NAME", help="Format of the sources; else told by their names."),
+    click.option("--text-field", metavar="NAME", help="Field or column that holds the text."),
+    click.option("--title-field", metavar="NAME", help="Field or column that holds the title."),
+    click.option("--id-field", metavar="NAME", help="Field or column that holds the id."),
+    click.option("--lang-field", metavar="NAME", help="Field or column that holds the language."),
+    click.option("--lang", metavar="CODE", help="Language of all documents; else detected."),
+)
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop at the first record that cannot be read; else skip it."
+)
+vectors_option = click.option(
+    "--vectors", type=click.Choice(["float16", "float32"]), help="How vectors are stored; else float16."
+)
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, such as 2GB, 500MB, 1.5GiB or 4096."""
+
+    name = "size"
+    _UNITS: ClassVar[dict[str, int]] = {
+        "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+        "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40,
+    }  # fmt: skip
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes, 1 or more; fails for what is no size."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", value.strip().lower())
+        unit = self._UNITS.get(found[2]) if found else None
+        if found is None or unit is None or float(found[1]) * unit < 1:
+            self.fail(f"{value!r} is no size: write one like 2GB, 500MB or 1.5GiB", param, ctx)
+        return int(float(found[1]) * unit)
 
 
 def given(**values: Any) -> dict[str, Any]:

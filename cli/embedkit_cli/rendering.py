@@ -60,10 +60,15 @@ def _hit(hit: SearchHit) -> RenderableType:
     title = snippet(hit.title or hit.document_id)
     line = Text(f"{hit.rank:>2}  ", style="dim")
     line.append(f"{hit.score:.3f}  ", style="green")
+    for name, value in (("cosine", hit.cosine), ("bm25", hit.bm25)):
+        if value is not None and value != hit.score:
+            line.append(f"{name} {value:.3f}  ", style="dim green")
     line.append(title, style="bold")
     if hit.lang:
         line.append(f"  [{printable(hit.lang)}]", style="magenta")
     if hit.title:
         line.append(f"  {snippet(hit.document_id)}", style="dim")
+    if hit.index:
+        line.append(f"  {snippet(hit.index)}", style="dim cyan")
     body = hit.text.removeprefix(hit.title).lstrip() if hit.title else hit.text
     return Group(line, Padding(Text(snippet(body or hit.text)), (0, 0, 0, 4)))

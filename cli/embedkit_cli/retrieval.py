@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit_cli.options import EmbedderChoice
 from embedkit_cli.output import console, note, print_json, printable, untrained_note
+from embedkit_cli.search_options import How
 
 if TYPE_CHECKING:
     from embedkit.evaluation import Measures
@@ -38,6 +39,7 @@ class RetrievalOptions:
     tasks_path: str | None = None
     as_json: bool = False
     chunks: dict[str, Any] = field(default_factory=dict)
+    how: How = field(default_factory=How)
 
 
 def evaluate_retrieval(source: str, choice: EmbedderChoice, named: bool, wanted: RetrievalOptions) -> None:
@@ -45,6 +47,7 @@ def evaluate_retrieval(source: str, choice: EmbedderChoice, named: bool, wanted:
     from embedkit.errors import InputError
     from embedkit.evaluation import find_file, read_queries, sample
     from embedkit_cli import judging
+    from embedkit_cli.batches import Asking
     from embedkit_cli.progress import Meter
     from embedkit_cli.tasks import TaskBook
 
@@ -63,7 +66,7 @@ def evaluate_retrieval(source: str, choice: EmbedderChoice, named: bool, wanted:
         book = TaskBook(wanted.tasks_path, index.tasks if index is not None else None)
         task = book.find(wanted.task_name) if wanted.task_name is not None else None
         judged = Path(wanted.qrels_path) if wanted.qrels_path else folder
-        cases = judging.load_cases(judged, book, task, wanted.instruction, wanted.k)
+        cases = judging.load_cases(judged, book, Asking(task, wanted.instruction, wanted.k, how=wanted.how))
         queries_file = wanted.queries_path or find_file(folder, "queries.jsonl") or folder / "queries.jsonl"
         queries = judging.judged_queries(read_queries(queries_file), cases, wanted.query_lang)
         queries = sample(queries, wanted.sample_size, wanted.seed)
@@ -89,6 +92,7 @@ def evaluate_retrieval(source: str, choice: EmbedderChoice, named: bool, wanted:
         record = {
             "source": source,
             "embedder": name,
+            "mode": wanted.how.mode,
             "documents": index.manifest.documents,
             **report.to_dict(),
             "note": remark,

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from embedkit_cli.options import check_question, common, tasks_file, was_given
 from embedkit_cli.output import note, print_json, untrained_note
+from embedkit_cli.search_options import (
+    How,
+    effort_options,
+    indexes_alone,
+    mode_options,
+    split_query,
+    weights_option,
+    where_option,
+)
 
 if TYPE_CHECKING:
     from embedkit.tasks import Task
-    from embedkit_indexes import Index
+    from embedkit_indexes.reader import IndexReader
     from embedkit_indexes.results import SearchResult
 
 
 @click.command()
-@click.argument("directory", metavar="DIR")
-@click.argument("query", required=False)
+@click.argument("arguments", metavar="DIR… [QUERY]", nargs=-1, required=True)
 @click.option(
     "--task", "names", metavar="NAME", multiple=True, help="Task of the query; several: side by side."
 )
 @click.option("--instruction", metavar="TEXT", help="What the query should find, in your own words.")
 @click.option("-k", "--k", "k", type=int, metavar="N", default=10, show_default=True, help="How many hits.")
 @click.option("--lang", metavar="CODE", help="Find documents of this language alone.")
+@where_option
+@mode_options
+@weights_option
+@effort_options
 @click.option(
     "--queries",
     "queries_path",
@@ -39,8 +51,7 @@ if TYPE_CHECKING:
 @common
 def search(
     *,
-    directory: str,
-    query: str | None,
+    arguments: tuple[str, ...],
     names: tuple[str, ...],
     instruction: str | None,
     k: int,
@@ -49,25 +60,37 @@ def search(
     form: str,
     tasks_path: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Search the index DIR.
+    """Search the index DIR, or several indexes of one embedder as if they were one.
+
+    A filter (--where) tests metadata and the chunk's own id, source, title, lang, position and text, by =, !=, <, <=,
+    >, >=, in (…), contains, startswith, like, exists, is null, joined by and, or, not and parentheses.
 
     \b
-    embedkit search docs.index "how do I cancel?" --task qa
     embedkit search docs.index "how do I cancel?" --task qa --task duplicate
+    embedkit search docs.index faq.index "error E1234" --hybrid
+    embedkit search docs.index "how do I cancel?" --where 'year >= 2020' -k 3
     embedkit search docs.index --queries questions.jsonl --run trec
     """
     from embedkit.errors import InputError
     from embedkit_cli.tasks import TaskBook
-    from embedkit_indexes import Index
+    from embedkit_indexes import open_indexes
 
-    if (query is None) == (queries_path is None):
-        raise InputError("give one query or --queries FILE" + (", not both" if query is not None else ""))
+    query: str | None = None
+    if queries_path is None and len(arguments) < 2:
+        raise InputError("give one query or --queries FILE, after the index")
+    if queries_path is None:
+        directories, query = split_query(arguments)
+    else:
+        directories = indexes_alone(arguments)
     check_question(query, names, instruction, k)
-    index = Index.open(directory)
+    how = How.of(options)
+    index = open_indexes(directories)
     # The depth of a run is a ceiling, one query's k is a wish.
     if query is not None and k > len(index) and was_given("k"):
-        raise InputError(f"-k {k} is more than {directory} holds: ask for {len(index)} or fewer")
+        held = f"{directories[0]} holds" if len(directories) == 1 else "these indexes hold"
+        raise InputError(f"-k {k} is more than {held}: ask for {len(index)} or fewer")
     book = TaskBook(tasks_path, index.tasks)
     tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]
     if queries_path is not None:
@@ -75,13 +98,14 @@ def search(
 
         if len(tasks) > 1:
             raise InputError(f"--queries takes one --task, got {len(tasks)}: run them one by one")
-        run_queries(index, book, queries_path, Asking(tasks[0], instruction, k, lang), form)
+        run_queries(index, book, queries_path, Asking(tasks[0], instruction, k, lang, how), form)
         return
-    results = [index.search(query or "", task=t, instruction=instruction, k=k, lang=lang) for t in tasks]
+    asked = {"instruction": instruction, "k": k, "lang": lang, **how.arguments}
+    results = [index.search(query or "", task=t, **asked) for t in tasks]
     _show(index, results, as_json)
 
 
-def _show(index: Index, results: Sequence[SearchResult], as_json: bool) -> None:
+def _show(index: IndexReader, results: Sequence[SearchResult], as_json: bool) -> None:
     remark = None if all(r.obeys for r in results) else untrained_note(index.embedder.info.name)
     if remark:
         note(remark)

@@ -101,7 +101,7 @@ def test_unknown_command_gets_suggestions(invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search"], "error: missing argument 'DIR' (`embedkit search --help` shows how)\n"),
+        (["search"], "error: missing argument 'DIR… [QUERY]' (`embedkit search --help` shows how)\n"),
         (
             ["search", "x", "y", "--hobby"],
             "error: no such option '--hobby' (`embedkit search --help` shows how)\n",
