@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,12 +11,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from embedkit.contract import EmbedderInfo, Template
+from embedkit.contract import EmbedderInfo
 from embedkit.embedder import Embedder
 from embedkit.embedders.batching import plan_batches, round_up
+from embedkit.embedders.bundle_card import FILE as CARD
+from embedkit.embedders.bundle_card import read_card, too_long
 from embedkit.embedders.compact_tokenizer import FILE as COMPACT
 from embedkit.embedders.compact_tokenizer import CompactTokenizer
 from embedkit.embedders.matryoshka import cut
+from embedkit.embedders.openvino_graph import arithmetic_of, positions_of, unpack_matrices
 from embedkit.errors import EmbedderError, InputError, UnknownNameError
 from embedkit.hashing import cache_dir, joint_hash
 from embedkit.texts import without_surrogates
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 DEFAULT_MODEL = "embedkit-small-v1"
-DESCRIPTION = "embedkit_model.json"
+DESCRIPTION = CARD
 _MODELS = Path(__file__).resolve().parent.parent / "models"
 # Attention is fastest at lengths that are multiples of this: the padding costs less than it saves.
 _ROUND = 16
@@ -45,10 +47,10 @@ def bundled_models() -> list[str]:
 class OpenVINOEmbedder(Embedder):
     """Encode with a folder of the bundled format: `embedkit_model.json`, OpenVINO IR and the tokenizer.
 
-    The tokenizer is `tokenizer.bin`, in older folders `tokenizer.json`. `token_budget` bounds the padded tokens of a batch (small ones stay in the cache and win). Arithmetic
-    is bf16 where the CPU has it, else float32 with int8 activations computed on the fly; `precision`
-    ("bf16", "int8" or "f32") overrides that. The precision is not part of the fingerprint. `dim` cuts vectors to their
-    first numbers.
+    The tokenizer is `tokenizer.bin`, in older folders `tokenizer.json`. `token_budget` bounds the padded tokens of a
+    batch (small ones stay in the cache and win). Arithmetic is bf16 where the CPU has it, else float32 with int8
+    activations computed on the fly; `precision` ("bf16", "int8" or "f32") overrides that. The precision is not part of
+    the fingerprint. `dim` cuts vectors to their first numbers.
     """
 
     window: ClassVar[int] = 2048
@@ -92,26 +94,21 @@ class OpenVINOEmbedder(Embedder):
             raise EmbedderError(
                 f"model folder {self._folder} lacks {', '.join(missing)}: reinstall or re-export it"
             )
-        try:
-            card = json.loads((self._folder / DESCRIPTION).read_text(encoding="utf-8"))
-            self._pad_id = int(card["pad_id"])
-            info = EmbedderInfo(
-                name=card["name"],
-                dim=card["dim"],
-                max_length=card["max_length"],
-                pooling=card["pooling"],
-                dtype=card["dtype"],
-                weights=joint_hash(self._folder / f for f in ("model.xml", "model.bin")),
-                tokenizer=joint_hash([self._folder / words[0]]),
-                template=Template(**card["template"]),
-                instruction_trained=card["instruction_trained"],
-                default_task=card["default_task"],
-                matryoshka_dims=tuple(int(d) for d in card.get("matryoshka_dims", ())),
-            )
-        except (ValueError, KeyError, TypeError) as e:
-            raise EmbedderError(
-                f"{self._folder / DESCRIPTION} cannot be read ({e!r}): reinstall or re-export it"
-            ) from e
+        card = read_card(self._folder)
+        self._pad_id = card.pad_id
+        info = EmbedderInfo(
+            name=card.name,
+            dim=card.dim,
+            max_length=card.max_length,
+            pooling=card.pooling,
+            dtype=card.dtype,
+            weights=joint_hash(self._folder / f for f in ("model.xml", "model.bin")),
+            tokenizer=joint_hash([self._folder / words[0]]),
+            template=card.template,
+            instruction_trained=card.instruction_trained,
+            default_task=card.default_task,
+            matryoshka_dims=card.matryoshka_dims,
+        )
         self.info = cut(info, dim)
 
     @cached_property
@@ -150,12 +147,19 @@ class OpenVINOEmbedder(Embedder):
         ids = self._token_ids(texts)
         known = np.array([len(i) > self._special_tokens for i in ids])
         ids = [i if len(i) <= limit else [*i[: limit - 1], i[-1]] for i in ids]
+        with self._computing(max(map(len, ids))):
+            out = self._vectors(ids)
+        out[~known] = 0  # special tokens alone would give all such texts one vector
+        return out
+
+    def _vectors(self, ids: list[list[int]]) -> NDArray[np.float32]:
+        import numpy as np
+
         batches = plan_batches([len(i) for i in ids], self._token_budget, _ROUND)
         out = np.empty((len(ids), self.info.full_dim or self.info.dim), dtype=np.float32)
         if len(batches) == 1:
             request = self._query_graph.create_infer_request()
             out[batches[0]] = request.infer(self._padded(ids, batches[0]), share_inputs=True)[0]
-            out[~known] = 0
             return out
         # A thread a stream, each with its own request: OpenVINO's own queue calls back into Python from its
         # threads, and its destructor then deadlocks on the interpreter lock.
@@ -171,7 +175,6 @@ class OpenVINOEmbedder(Embedder):
         with ThreadPoolExecutor(thread_count()) as pool:
             for done in [pool.submit(work) for _ in range(thread_count())]:
                 done.result()
-        out[~known] = 0  # special tokens alone would give all such texts one vector
         return out
 
     def _notice_fork(self) -> None:
@@ -202,7 +205,7 @@ class OpenVINOEmbedder(Embedder):
         config = {
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": thread_count(),
-            **_arithmetic(core, self._precision),
+            **arithmetic_of(core, self._precision),
         }
         cached = {**config, "CACHE_DIR": str(cache_dir() / "openvino"), "CACHE_MODE": "OPTIMIZE_SIZE"}
         model = str(self._folder / "model.xml")
@@ -216,12 +219,12 @@ class OpenVINOEmbedder(Embedder):
     def _batch_graph(self) -> Any:
         """The graph for many texts: a stream a thread, weights unpacked where the arithmetic is bf16."""
         core = shared_core()
-        arithmetic = _arithmetic(core, self._precision)
+        arithmetic = arithmetic_of(core, self._precision)
         config = {"NUM_STREAMS": thread_count(), "INFERENCE_NUM_THREADS": thread_count(), **arithmetic}
         with self._loading():
             model = core.read_model(str(self._folder / "model.xml"))
             if arithmetic["INFERENCE_PRECISION_HINT"] == "bf16":
-                _unpack(model)
+                unpack_matrices(model)
             return core.compile_model(model, "CPU", config)
 
     @contextmanager
@@ -234,33 +237,18 @@ class OpenVINOEmbedder(Embedder):
                 f"OpenVINO cannot load {self._folder / 'model.xml'}: {reason}; reinstall or re-export it"
             ) from e
 
-
-def _unpack(model: Any) -> None:
-    """Replace each int8 matrix times its scales by the float32 product; the token table stays as it is.
-
-    OpenVINO unpacks int8 weights again for every batch, which costs bf16 arithmetic a third of its speed.
-    """
-    from openvino import Type, opset13
-
-    for product in model.get_ordered_ops():
-        if product.get_type_name() != "Multiply":
-            continue
-        convert, scale = (product.input_value(i).get_node() for i in range(2))
-        if convert.get_type_name() != "Convert" or scale.get_type_name() != "Constant":
-            continue
-        packed = convert.input_value(0).get_node()
-        if packed.get_type_name() == "Constant" and packed.get_element_type() == Type.i8:
-            matrix = opset13.constant(packed.data.astype("float32") * scale.data)
-            product.output(0).replace(matrix.output(0))
-
-
-def _arithmetic(core: Any, precision: str | None) -> dict[str, str]:
-    if precision is None:
-        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "int8"
-    if precision == "bf16":
-        return {"INFERENCE_PRECISION_HINT": "bf16"}
-    group = "384" if precision == "int8" else "0"
-    return {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+    @contextmanager
+    def _computing(self, longest: int) -> Iterator[None]:
+        """Say what is wrong where a text of so many tokens failed because the card promises more than the graph has."""
+        try:
+            yield
+        except RuntimeError as e:
+            if isinstance(e, EmbedderError):
+                raise
+            positions = positions_of(shared_core().read_model(str(self._folder / "model.xml")))
+            if positions is not None and longest > positions:
+                raise too_long(self._folder, self.info.max_length, positions) from e
+            raise
 
 
 def shared_core() -> Any:

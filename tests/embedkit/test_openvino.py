@@ -37,6 +37,19 @@ def embedder() -> OpenVINOEmbedder:
     return OpenVINOEmbedder.open()
 
 
+@pytest.fixture
+def linked(tmp_path: Path, embedder: OpenVINOEmbedder) -> Path:
+    """A folder of the bundled model whose card may be written; the large files are links."""
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for file in embedder._folder.iterdir():
+        if file.name == "embedkit_model.json":
+            shutil.copyfile(file, folder / file.name)
+        else:
+            (folder / file.name).symlink_to(file)
+    return folder
+
+
 def _reference(texts: list[str]) -> NDArray[np.float32]:
     """Encode with plain transformers in float32: mean over the mask, unit length, 256 tokens."""
     torch = pytest.importorskip("torch", reason="the reference needs torch")
@@ -155,14 +168,72 @@ def test_a_broken_cache_entry_costs_only_time(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_allclose(OpenVINOEmbedder.open().encode_query(["tides"]), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("format", 2, "is of format 2, from a newer embedkit: update embedkit"),
+        ("format", "1", 'format is "1", expected 1'),
+        ("name", "", 'name is "", expected a name'),
+        ("name", "half \ud800", r'name is "half \ud800", expected text without half a surrogate pair'),
+        ("dim", -5, "dim is -5, expected a whole number from 1 on"),
+        ("dim", True, "dim is true, expected a whole number"),
+        ("dim", 128, "matryoshka_dims is [256, 128], expected lengths below dim, which is 128"),
+        ("dim", 512, "dim is 512, expected 384, the length of the vectors that model.xml gives"),
+        ("max_length", "x", 'max_length is "x", expected a whole number from 3 on'),
+        ("max_length", 2, "max_length is 2, expected a whole number from 3 on"),
+        ("max_length", 1e9, "max_length is 1000000000.0, expected a whole number"),
+        ("pooling", ["mean"], 'pooling is ["mean"], expected one of mean, weightedmean, cls'),
+        ("dtype", None, "dtype is null, expected the dtype"),
+        ("pad_id", "0", 'pad_id is "0", expected a token id'),
+        ("template", "{query}", 'template is "{query}", expected an object'),
+        ("template", {"query": 5}, "template holds 'query': 5"),
+        ("template", {"query": "q"}, "template query 'q' lacks {query}"),
+        ("instruction_trained", "yes", 'instruction_trained is "yes", expected true or false'),
+        ("default_task", 5, "default_task is 5, expected null or the name"),
+        ("default_task", "serach", 'default_task is "serach", expected null or the name'),
+        ("matryoshka_dims", "256", 'matryoshka_dims is "256", expected a list'),
+        ("matryoshka_dims", [256, 0], "matryoshka_dims is [256, 0], expected a list"),
+        ("name", None, "lacks name (a name)"),
+        ("max_length", None, "lacks max_length (a whole number from 3 on)"),
+    ],
+)
+def test_an_edited_card_is_checked(linked: Path, field: str, value: object, expected: str) -> None:
+    """A field that is wrong, or missing, is one EmbedderError at opening: file, field, value, what was expected."""
+    path = linked / "embedkit_model.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    if expected.startswith("lacks"):
+        del card[field]
+    else:
+        card[field] = value
+    path.write_text(json.dumps(card), encoding="utf-8")
+    with pytest.raises(EmbedderError) as caught:
+        OpenVINOEmbedder.open(str(linked))
+    assert str(caught.value).startswith(str(path)) and expected in str(caught.value)
+
+
+def test_a_length_beyond_the_graph_is_named(linked: Path) -> None:
+    """A max_length greater than the model's positions is said once a text is as long; shorter ones are encoded."""
+    path = linked / "embedkit_model.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(card | {"max_length": 1024}), encoding="utf-8")
+    embedder = OpenVINOEmbedder.open(str(linked))
+    assert embedder.encode_document(["tide " * 200]).any()
+    for texts in (["tide " * 400], ["tide " * 400] * 20):
+        with pytest.raises(
+            EmbedderError, match=r"max_length is 1024, expected 256 or less, the positions of"
+        ):
+            embedder.encode_document(texts)
+
+
 def test_broken_model_folders_are_refused(tmp_path: Path, embedder: OpenVINOEmbedder) -> None:
     """A missing file, junk in the description and a truncated graph each give one EmbedderError with the way out."""
     for name, damage, match in (
         ("model.bin", None, "lacks model.bin"),
-        ("embedkit_model.json", b"{}", "cannot be read"),
+        ("embedkit_model.json", b"{", "embedkit_model.json cannot be read"),
+        ("embedkit_model.json", b"[]", "embedkit_model.json holds list, not an object"),
         ("model.xml", b"<net", "OpenVINO cannot load"),
     ):
-        folder = tmp_path / name
+        folder = tmp_path / f"{name} {len(damage or b'')}"
         shutil.copytree(embedder._folder, folder)
         (folder / name).unlink()
         if damage is not None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from embedkit.contract import Template
-from embedkit.embedders.openvino import OpenVINOEmbedder, _unpack
+from embedkit.embedders.openvino import OpenVINOEmbedder
+from embedkit.embedders.openvino_graph import unpack_matrices
 from embedkit.embedders.saved import Golden, SavedModel
 from embedkit.errors import EmbedderError, InputError, TrainingError
 from embedkit_trainer.saving.openvino import BundleOptions, Exported, export_openvino
@@ -165,7 +166,7 @@ def test_the_table_stays_packed(exported: Exported) -> None:
     import openvino
 
     model = openvino.Core().read_model(str(exported.folder / "model.xml"))
-    _unpack(model)
+    unpack_matrices(model)
     constants = [n for n in model.get_ordered_ops() if n.get_type_name() == "Constant"]
     kinds = [(str(n.get_element_type()), list(n.shape)) for n in constants]
     rows = tokenizer().get_vocab_size()
