@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 _COUNTS = ("documents", "chunks", "tokens", "truncated_tokens", "coverage")
 # Of an engine's description: what is told elsewhere.
-_ELSEWHERE = ("type", "files", "curve", "rows", "dim")
+_ELSEWHERE = ("type", "files", "curve", "rows", "dim", "recall")
 _MOST_SEGMENTS = 12
 _MOST_POINTS = 12
 
 
 class Columns(NamedTuple):
-    """A small table."""
+    """A small table of numbers; a last column called `engine` holds text."""
 
     names: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -76,10 +76,7 @@ def _sources(directory: str, manifest: Manifest) -> str:
 def _segments(segments: Sequence[SegmentRecord]) -> Columns:
     rows = []
     for s in segments[:_MOST_SEGMENTS]:
-        exact = s.engine["type"] == "exact"  # its recall is not a target but what it is
-        told = _named(
-            {k: v for k, v in s.engine.items() if k not in _ELSEWHERE and v is not None and not exact}
-        )
+        told = _named({k: v for k, v in s.engine.items() if k not in _ELSEWHERE and isinstance(v, int | str)})
         size = sum(record.bytes for record in s.files.values())
         rows.append(
             (

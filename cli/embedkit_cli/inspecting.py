@@ -148,7 +148,10 @@ def _columns(value: Columns) -> Table:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in value.names:
-        table.add_column(Text(name, style="dim"), justify="right", no_wrap=True)
+        wide = name == "engine"
+        table.add_column(
+            Text(name, style="dim"), justify="left" if wide else "right", no_wrap=not wide, overflow="fold"
+        )
     for row in value.rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table

@@ -77,7 +77,8 @@ class Origin:
     @property
     def shown(self) -> str:
         """The sources as one names them from here."""
-        return ", ".join(_near(p, place) for p, place in zip(self.paths, self.places, strict=True))
+        near = (_near(p, place) for p, place in zip(self.paths, self.places, strict=True))
+        return ", ".join("standard input" if p == STDIN else p for p in near)
 
     def read(self, report: ReadReport, strict: bool = False) -> Iterator[Document]:
         """Yield the documents, each with the source that it would have, had it been read from where it was first.

@@ -49,10 +49,8 @@ def print_change(directory: str, report: BuildReport, generation: int) -> None:
 
 def print_state(report: BuildReport) -> None:
     """Print what an index holds after a change."""
-    segments = f"{report.segments} segment" + ("" if report.segments == 1 else "s")
-    click.echo(
-        f"now: {report.documents:,} documents, {report.chunks:,} chunks in {segments} ({report.engine})"
-    )
+    holds = f"{counted(report.documents, 'document')}, {counted(report.chunks, 'chunk')}"
+    click.echo(f"now: {holds} in {counted(report.segments, 'segment')} ({report.engine})")
 
 
 def print_kept(report: BuildReport) -> None:

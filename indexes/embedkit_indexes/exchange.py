@@ -40,6 +40,8 @@ def export_parquet(snapshot: Snapshot, path: Path, *, overwrite: bool = False) -
         raise InputError(
             f"{path} is there already: name another file, or --force (overwrite=True) replaces it"
         )
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is no folder: make it first, or name a file elsewhere")
     manifest = snapshot.manifest
     plain = manifest.to_dict()
     told = json.dumps({"format": 1, **{name: plain[name] for name in _CARRIED}}, ensure_ascii=False)
