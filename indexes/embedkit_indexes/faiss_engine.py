@@ -33,6 +33,7 @@ FILE = "faiss.index"
 _FEWEST = 100
 _HNSW_CONSTRUCTION = 100
 _BLOCK = 32_768
+_WRITTEN = 1 << 20  # bytes at a time
 
 
 class Engine(Protocol):
@@ -104,7 +105,7 @@ def build(
         index = gpu.cagra(faiss, vectors, HNSW_LINKS)
     else:
         index = _from_factory(faiss, kind, vectors, tell)
-    faiss.write_index(index, str(folder / FILE), flags)
+    _write(faiss, index, folder / FILE, flags)
     filled = perf_counter()
     description |= {"type": kind, "files": [FILE], "cells": cells}
     engine = ApproximateEngine(load, folder / FILE, vectors, description)
@@ -147,6 +148,12 @@ def _from_factory(faiss: Any, factory: str, vectors: NDArray[np.generic], tell: 
         ) from e
     _fill(index, vectors, tell)
     return index
+
+
+def _write(faiss: Any, index: Any, path: Path, flags: int) -> None:
+    # Through Python's file: FAISS's own says nothing where a full disk refuses the last bytes.
+    with path.open("wb") as f:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(f.write, _WRITTEN), flags)
 
 
 def open_engine(folder: Path, vectors: NDArray[np.generic], description: Mapping[str, Any]) -> Engine:

@@ -137,7 +137,8 @@ def _spilled(run: _Run, folder: Path, number: int) -> _Run:
     def mapped(name: str) -> NDArray[Any]:
         values: NDArray[Any] = getattr(run, name)
         path = folder / f"{number}.{name}"
-        values.tofile(path)
+        with path.open("wb") as f:  # not `tofile`, which says nothing on a full disk
+            f.write(values.data)
         return np.memmap(path, values.dtype, "r") if len(values) else values
 
     return _Run(mapped("hashes"), mapped("offsets"), mapped("rows"), mapped("counts"))

@@ -174,14 +174,15 @@ class Manifest:
     @classmethod
     def _parse(cls, directory: Path) -> Manifest:
         path = directory / NAME
-        if not path.is_file():
-            what = "does not exist" if not directory.exists() else "holds no embedkit index"
-            raise NotAnIndexError(
-                f"{directory} {what}: build one with `embedkit index SOURCE -o {directory}`"
-            )
+        with store_errors(path):
+            if not path.is_file():
+                what = "does not exist" if not directory.exists() else "holds no embedkit index"
+                raise NotAnIndexError(
+                    f"{directory} {what}: build one with `embedkit index SOURCE -o {directory}`"
+                )
+            raw = path.read_bytes()
         try:
-            with store_errors(path):
-                text = path.read_text(encoding="utf-8")
+            text = raw.decode()
             data = json.loads(text)
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             if found != FORMAT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -322,7 +323,8 @@ class Writer:
             return segment
         path = self.directory / f"{durable.DELETED}{secrets.token_hex(6)}.bits"
         self._folders.append(path)
-        RowSet(dead).packed.tofile(path)
+        # Not `tofile`, which says nothing on a full disk.
+        path.write_bytes(RowSet(dead).packed.tobytes())
         sync_file(path)
         chunks = int(segment.documents("chunks").to_numpy()[dead].sum())
         deletions = Deletions(path.name, FileRecord.of(path), int(dead.sum()), chunks)
@@ -351,7 +353,9 @@ class Writer:
         """Remove what was written for a change that is not to be; what is embedded stays for the next try."""
         self._segments = []
         if self._fresh is not None:
-            self._fresh.close()
+            # On a full disk what is still to be written fails once more.
+            with suppress(Exception):
+                self._fresh.close()
         for path in self._folders:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
