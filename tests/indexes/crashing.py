@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from .changing import CHANGES, make_base
+from .conftest import HashEmbedder
 
 ROOT = Path(__file__).resolve().parents[2]
 _DIED = 77
-_WINDOW = 48
 
 
 def environment() -> dict[str, str]:
@@ -61,11 +61,28 @@ class Crasher:
         )
 
     def run(
-        self, change: str, place: Path, *, die_at: int | None = None, kill_after: float | None = None
+        self,
+        change: str,
+        place: Path,
+        *,
+        die_at: int | None = None,
+        kill_after: float | None = None,
+        texts: int | None = None,
+        window: int = 48,
     ) -> Death:
-        """Let a victim make a change and die before its `die_at`th file operation, or after a time in seconds."""
+        """Let a victim make a change, `window` chunks at a time, and end it where it is told to.
+
+        Before its `die_at`th file operation, `kill_after` so many seconds, or where it has embedded `texts` texts.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
-        request = {"change": change, "place": str(place), "die_at": die_at, "kill_after": kill_after}
+        request = {
+            "change": change,
+            "place": str(place),
+            "die_at": die_at,
+            "kill_after": kill_after,
+            "texts": texts,
+            "window": window,
+        }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         told = json.loads(self._process.stdout.readline())
@@ -169,15 +186,15 @@ class _Watch:
         if event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             self._step()
 
-    def _fsync(self, handle: Any) -> None:
+    def _fsync(self, fd: Any) -> None:
         self._step()
-        self._sync(handle)
+        self._sync(fd)
         self._busy = True
-        path = Path(f"/proc/self/fd/{handle}").readlink()
+        path = Path(f"/proc/self/fd/{fd}").readlink()
         if path.is_dir():
             self._folders[str(path)] = {p.name: p.stat().st_ino for p in path.iterdir()}
         else:
-            found = os.fstat(handle)
+            found = os.fstat(fd)
             self._files[found.st_ino] = found.st_size
         self._busy = False
 
@@ -196,11 +213,27 @@ class _Watch:
         self._busy = False
 
 
+def _die_embedding(texts: int) -> None:
+    """Have the embedder kill its process where it is given more than so many texts."""
+    embed, left = HashEmbedder._embed, texts
+
+    def embed_or_die(self: HashEmbedder, given: Sequence[str]) -> Any:
+        nonlocal left
+        left -= len(given)
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return embed(self, given)
+
+    HashEmbedder._embed = embed_or_die  # type: ignore[assignment, method-assign]
+
+
 def _victim(request: dict[str, Any], tell: int) -> None:
     from embedkit_indexes import writer
 
-    writer._WINDOW = _WINDOW
+    writer._WINDOW = request["window"]
     watch = _Watch(request["place"], request["die_at"], tell)
+    if request["texts"] is not None:
+        _die_embedding(request["texts"])
     try:
         CHANGES[request["change"]](Path(request["place"]))
         watch.tell("done")
@@ -231,10 +264,8 @@ def _serve() -> None:
             os.close(read)
             _victim(request, write)
         os.close(write)
-        killed = False
         if request["kill_after"] is not None and not select.select([read], [], [], request["kill_after"])[0]:
             os.kill(victim, signal.SIGKILL)
-            killed = True
         with os.fdopen(read) as f:
             told = f.read()
         _, status = os.waitpid(victim, 0)
@@ -243,7 +274,7 @@ def _serve() -> None:
             if told
             else {"how": f"status {status}", "operations": -1, "files": {}, "folders": {}}
         )
-        if killed and os.WIFSIGNALED(status):
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
             answer = {"how": "killed", "operations": -1, "files": {}, "folders": {}}
         answer["seconds"] = time.perf_counter() - started
         sys.stdout.write(json.dumps(answer) + "\n")
