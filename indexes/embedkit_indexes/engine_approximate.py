@@ -52,6 +52,10 @@ class ApproximateEngine:
         self._ivf = faiss.try_extract_index_ivf(self._base)
         self._graph = hasattr(self._base, "hnsw")
         self._limit = self._ivf.nlist if self._ivf else self._rows
+        # Of these kinds FAISS searches given cells under a selector.
+        self._skips = isinstance(
+            self._ivf, (faiss.IndexIVFRaBitQ, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFFlat)
+        )
         self._refine = faiss.IndexRefine(self._base, self._scan.index)
         self._counts: weakref.WeakKeyDictionary[RowSet, Any] = weakref.WeakKeyDictionary()
 
@@ -105,6 +109,9 @@ class ApproximateEngine:
 
     def _plan(self, k: int, allowed: RowSet | None, effort: SearchEffort | None) -> SearchPlan:
         count = None if allowed is None else allowed.count
+        if count is not None and self._ivf is None and not self._graph:
+            # Many of FAISS's flat codes take no selector.
+            return SearchPlan("exact")
         return plan_search(
             self._rows,
             k,
@@ -112,7 +119,7 @@ class ApproximateEngine:
             limit=self._limit,
             effort=effort,
             allowed=count,
-            cells=self._ivf is not None,
+            cells=self._skips,
         )
 
     def _parameters(self, effort: int, depth: int, allowed: RowSet | None) -> Any:
@@ -125,7 +132,7 @@ class ApproximateEngine:
         if self._graph:
             return faiss.SearchParametersHNSW(efSearch=max(effort, depth), sel=selector)
         if self._ivf is None:
-            return faiss.SearchParameters(sel=selector) if allowed is not None else None
+            return None
         parameters = self._probing(effort, selector)
         if isinstance(self._base, faiss.IndexPreTransform):
             return faiss.SearchParametersPreTransform(index_params=parameters)
@@ -225,7 +232,7 @@ class ApproximateEngine:
         from embedkit_indexes import tuning
 
         self._load(tuning.QUERIES)
-        sample = tuning.held_out(self._scan.vectors, queries)
+        sample = tuning.held_out(self._scan.vectors, queries, tuning.QUERIES)
         _, truth = self._scan.search(sample.queries, tuning.K + 1)
         truth = tuning.without(truth, sample.sources)
         deepest = min(max(tuning.DEPTHS) + 1, self._rows)

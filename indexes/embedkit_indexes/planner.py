@@ -21,6 +21,8 @@ _COMPARED, _PASSED, _FETCHED = 60e-9, 3e-9, 250e-9
 _QUICK = 4e-3
 # From this share of allowed rows on, the others are passed over inside the usual search.
 _WIDE = 0.9
+# The probed cells hold at least so many times k rows.
+_CELLS_FOR_K = 4
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,12 @@ def plan_search(
     `point` is the one for the asked recall. `cells` is false for an engine that cannot skip what a filter empties.
     """
     count = rows if allowed is None else allowed
-    # Re-ranking nearly all that match costs more than scanning them.
-    if (effort is not None and effort.recall == 1) or 4 * k >= count:
+    # Re-ranking a good part of what matches costs more than scanning it.
+    if (effort is not None and effort.recall == 1) or 10 * k >= count:
         return SearchPlan("exact")
     share = count / rows
     given = effort or SearchEffort()
-    probed = _raised(point.effort, k)
+    probed = max(_raised(point.effort, k), _CELLS_FOR_K * k * limit // rows if cells else k)
     if given.nprobe or given.ef_search:
         probed = given.nprobe or given.ef_search or probed
     depth = max(k, given.rerank or _depth(point.rerank, k))

@@ -66,7 +66,7 @@ def without(rows: NDArray[np.int64], sources: NDArray[np.int64]) -> NDArray[np.i
     """Return `rows`, [m, k], each without its own source: [m, k - 1], the others in their order."""
     import numpy as np
 
-    own = rows == sources[:, None]
+    own = (rows == sources[:, None]) & (sources[:, None] >= 0)
     # Where the source was not found, the last goes.
     own[:, -1] |= ~own.any(axis=1)
     return rows[np.nonzero(~own)[0], np.nonzero(~own)[1]].reshape(len(rows), -1)

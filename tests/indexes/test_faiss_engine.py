@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,92 +14,310 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embedkit.errors import CorruptIndexError
-from embedkit_indexes import faiss_engine
+from embedkit.errors import CorruptIndexError, InputError
+from embedkit_indexes import engine_cells, engine_exact, faiss_engine, planner, tuning
+from embedkit_indexes.faiss_engine import Engine, EngineConfig, SearchEffort
+from embedkit_indexes.rows import RowSet
 
-Vectors = NDArray[np.float32]
+ROWS, DIM = 5000, 32
 
 
-def _vectors(count: int, dim: int = 32, seed: int = 0) -> Vectors:
-    out = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
-    out /= np.linalg.norm(out, axis=1, keepdims=True)
+def _vectors(count: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
+    """Unit vectors around 60 centres, row i about centre i % 60."""
+    centres = np.random.default_rng(99).standard_normal((60, dim))
+    out = centres[np.arange(count) % 60] + np.random.default_rng(seed).standard_normal((count, dim))
+    return np.asarray(out / np.linalg.norm(out, axis=1, keepdims=True), dtype=np.float32)
+
+
+VECTORS = _vectors(ROWS).astype(np.float16)
+ASKED = _vectors(60, seed=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep FAISS to one thread and its measuring short: the tests' cores are shared."""
+    monkeypatch.setenv("EMBEDKIT_THREADS", "1")
+    monkeypatch.setattr(tuning, "QUERIES", 100)
+
+
+def _truth(queries: NDArray[np.float32], k: int, allowed: RowSet | None = None) -> NDArray[np.int64]:
+    product = queries @ VECTORS.astype(np.float32).T
+    if allowed is not None:
+        product[:, ~allowed.mask] = -9
+    return np.argsort(-product, axis=1, kind="stable")[:, :k]
+
+
+def _recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    return float(np.mean([len(set(f) & set(t)) / len(t) for f, t in zip(found, truth, strict=True)]))
+
+
+def _share(share: float, seed: int = 0) -> RowSet:
+    return RowSet(np.random.default_rng(seed).random(ROWS) < share)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """One engine of each kind over the same vectors."""
+    out = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBEDKIT_THREADS", "1")
+        patch.setattr(tuning, "QUERIES", 100)
+        for kind in ("ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"):
+            folder = tmp_path_factory.mktemp("engine")
+            out[kind] = folder, faiss_engine.build(folder, VECTORS, EngineConfig(kind))
     return out
 
 
+def _open(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> Engine:
+    folder, description = built[kind]
+    return faiss_engine.open_engine(folder, VECTORS, json.loads(json.dumps(description)))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("count", [1, 7, 1000])
 @pytest.mark.parametrize("queries", [1, 3, 50])
-def test_the_exact_engine_is_a_sorted_product(count: int, queries: int) -> None:
-    """Scores and rows are those of NumPy; where k exceeds the rows, the rest is -1."""
-    vectors, asked = _vectors(count), _vectors(queries, seed=1)
+def test_the_exact_engine_is_a_sorted_product(count: int, queries: int, dtype: type) -> None:
+    """Scores and rows are those of NumPy in float32; where k exceeds the rows, the rest is -1."""
+    vectors: NDArray[np.floating[Any]] = _vectors(count).astype(dtype)
+    asked = _vectors(queries, seed=1)
     scores, rows = faiss_engine.ExactEngine(vectors).search(asked, 10)
-    product = asked @ vectors.T
+    product = asked @ vectors.astype(np.float32).T
     kept = min(10, count)
+    assert scores.dtype == np.float32
     np.testing.assert_allclose(scores[:, :kept], -np.sort(-product, axis=1)[:, :kept], atol=1e-5)
     np.testing.assert_allclose(
         np.take_along_axis(product, rows[:, :kept], axis=1), scores[:, :kept], atol=1e-5
     )
     assert (rows[:, kept:] == -1).all()
+    assert np.isneginf(scores[:, kept:]).all()
 
 
-def test_a_subset_is_searched_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best of a filtered subset are found across block bounds, in order."""
-    monkeypatch.setattr(faiss_engine, "_BLOCK", 17)
-    vectors, asked = _vectors(500), _vectors(4, seed=1)
-    rows = np.flatnonzero(np.arange(500) % 3 == 0)
-    scores, found = faiss_engine.ExactEngine(vectors).search(asked, 12, rows)
-    product = asked @ vectors[rows].T
-    order = np.argsort(-product, axis=1)[:, :12]
-    assert (found == rows[order]).all()
-    np.testing.assert_allclose(scores, np.take_along_axis(product, order, axis=1), atol=1e-5)
+def test_no_rows_and_no_queries_give_empty_answers() -> None:
+    """An empty segment, an empty filter and an empty batch are searched like any other."""
+    empty = faiss_engine.ExactEngine(np.empty((0, DIM), np.float16))
+    assert (empty.search(ASKED[:2], 3)[1] == -1).all()
+    full = faiss_engine.ExactEngine(VECTORS)
+    assert full.search(ASKED[:0], 3)[1].shape == (0, 3)
+    assert (full.search(ASKED[:2], 3, RowSet(np.zeros(ROWS, bool)))[1] == -1).all()
 
 
-def test_an_index_trained_on_a_gpu_is_written_from_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_vectors_are_not_copied() -> None:
+    """The FAISS index reads the array's own memory: what is written there changes the answer."""
+    own = VECTORS.copy()
+    index = engine_exact.wrap(faiss, own)
+    own[123] = ASKED[0]
+    assert index.search(ASKED[:1], 1)[1][0, 0] == 123
+
+
+@pytest.mark.parametrize("queries", [1, 60])
+@pytest.mark.parametrize("share", [0.95, 0.5, 0.1, 0.003])
+def test_a_subset_is_searched_exactly(monkeypatch: pytest.MonkeyPatch, queries: int, share: float) -> None:
+    """Fetched by number, met by bitmap or in blocks, one query or many: the subset's best rows in order."""
+    monkeypatch.setattr(engine_exact, "_BLOCK", 701)
+    allowed = _share(share)
+    _, rows = faiss_engine.ExactEngine(VECTORS).search(ASKED[:queries], 10, allowed)
+    truth = _truth(ASKED[:queries], 10, allowed)
+    assert _recall(rows, truth) > 0.999
+    assert allowed.mask[rows].all()
+
+
+@pytest.mark.parametrize("queries", [1, 30])
+def test_equal_scores_are_ordered_by_row(queries: int) -> None:
+    """Documents of the same vector come in their order in the segment."""
+    vectors = np.repeat(_vectors(5).astype(np.float16), 4, axis=0)
+    _, rows = faiss_engine.ExactEngine(vectors).search(_vectors(queries), 4)
+    assert (np.diff(rows, axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"])
+def test_an_engine_reaches_its_target(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
+    """With the scores of exact search, for one query and for many; the curve rises to its top."""
+    engine = _open(built, kind)
+    scores, rows = engine.search(ASKED, 10)
+    assert _recall(rows, _truth(ASKED, 10)) > 0.93
+    single = np.concatenate([engine.search(q[None], 10)[1] for q in ASKED])
+    assert _recall(single, rows) > 0.999
+    exact = np.take_along_axis(ASKED @ VECTORS.astype(np.float32).T, rows, axis=1)
+    np.testing.assert_allclose(scores, exact, atol=1e-5)
+    recalls = [p["recall"] for p in built[kind][1]["curve"]]
+    assert recalls == sorted(recalls)
+    assert recalls[-1] > 0.97
+
+
+def test_more_recall_is_more_effort(built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    """The asked recall is reached, at the price of a higher nprobe; a recall of one is exact."""
+    engine = _open(built, "ivf-rabitq")
+    low, high = (engine.plan(10, effort=SearchEffort(recall=r)) for r in (0.8, 0.99))
+    assert low["nprobe"] < high["nprobe"]
+    assert _recall(engine.search(ASKED, 10, effort=SearchEffort(recall=0.99))[1], _truth(ASKED, 10)) > 0.98
+    assert engine.plan(10, effort=SearchEffort(recall=1)) == {"engine": "exact", "scanned": ROWS, "k": 10}
+    assert _recall(engine.search(ASKED, 10, effort=SearchEffort(recall=1))[1], _truth(ASKED, 10)) == 1
+
+
+@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"])
+@pytest.mark.parametrize("filtered", ["random", "clusters"])
+@pytest.mark.parametrize("share", [0.95, 0.5, 0.1, 0.01])
+def test_filters_keep_the_recall(
+    built: dict[str, tuple[Path, dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    filtered: str,
+    share: float,
 ) -> None:
-    """Where FAISS sees a GPU, the index goes there to train and add, and what is written is its CPU clone."""
-    calls: list[str] = []
-
-    def to_gpu(resources: Any, device: int, index: Any) -> Any:
-        assert (resources, device) == ("resources", 0)
-        calls.append(f"to gpu, {index.ntotal}")
-        return index
-
-    def to_cpu(index: Any) -> Any:
-        calls.append(f"to cpu, {index.ntotal}")
-        return faiss.clone_index(index)
-
-    def write(index: Any, path: str) -> None:
-        calls.append("write")
-        faiss.write_index(index, path)
-
-    stand_in = SimpleNamespace(
-        index_factory=faiss.index_factory,
-        METRIC_INNER_PRODUCT=faiss.METRIC_INNER_PRODUCT,
-        StandardGpuResources=lambda: "resources",
-        get_num_gpus=lambda: 1,
-        index_cpu_to_gpu=to_gpu,
-        index_gpu_to_cpu=to_cpu,
-        write_index=write,
-    )
-    monkeypatch.setattr(faiss_engine, "_ready", [stand_in])
-    monkeypatch.setattr(faiss_engine, "_resources", [])
-    vectors = _vectors(3000)
-    description = faiss_engine.build(tmp_path, vectors, exact_limit=100)
-    assert calls == ["to gpu, 0", "to cpu, 3000", "write"]
-    monkeypatch.undo()
-    _, rows = faiss_engine.open_engine(tmp_path, vectors, description).search(vectors[:5], 1)
-    assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
+    """Whether or not a filter goes with the clusters: recall, k results while k exist, allowed rows alone."""
+    # At this size all would be scanned.
+    monkeypatch.setattr(planner, "_QUICK", 0.0)
+    monkeypatch.setattr(planner, "scan_seconds", lambda rows, count: 1.0)
+    allowed = _share(share) if filtered == "random" else RowSet(np.arange(ROWS) % 60 < max(1, 60 * share))
+    _, rows = _open(built, kind).search(ASKED, 10, allowed)
+    assert (rows >= 0).all()
+    assert allowed.mask[rows].all()
+    assert _recall(rows, _truth(ASKED, 10, allowed)) >= 0.93
 
 
-def test_a_broken_engine_file_is_named(tmp_path: Path) -> None:
-    """Junk in faiss.index gives one CorruptIndexError with its path, an unknown engine another."""
+@pytest.mark.parametrize("kind", ["ivf-rabitq", "hnsw"])
+def test_k_may_be_large(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
+    """Hundreds of results are found; where k exceeds what there is, everything comes, then -1."""
+    engine = _open(built, kind)
+    assert _recall(engine.search(ASKED[:20], 300)[1], _truth(ASKED[:20], 300)) > 0.9
+    allowed = _share(0.5)
+    _, rows = engine.search(ASKED[:3], ROWS + 5, allowed)
+    assert (np.sort(rows[:, : allowed.count], axis=1) == allowed.numbers).all()
+    assert (rows[:, allowed.count :] == -1).all()
+
+
+def test_too_few_found_are_made_up_for(built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    """Where one probed cell holds fewer than k rows, the query is answered exactly."""
+    _, rows = _open(built, "ivf-rabitq").search(ASKED, 500, effort=SearchEffort(nprobe=1))
+    assert (rows >= 0).all()
+    assert _recall(rows, _truth(ASKED, 500)) > 0.999
+
+
+def test_threads_share_an_engine(built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    """Eight threads that search at once, filtered and not, get what one gets."""
+    engine = _open(built, "ivf-rabitq")
+    sets = [None, _share(0.95), _share(0.5)]
+    alone = [engine.search(ASKED, 10, s)[1] for s in sets]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda i: engine.search(ASKED, 10, sets[i % 3])[1], range(48)))
+    assert all((rows == alone[i % 3]).all() for i, rows in enumerate(together))
+
+
+def test_many_cells_are_found_by_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The way of large segments, whose cells are found approximately, reaches the target too."""
+    monkeypatch.setattr(engine_cells, "_MANY_CELLS", 64)
+    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig("ivf-rabitq"))
+    _, rows = faiss_engine.open_engine(tmp_path, VECTORS, description).search(ASKED, 10)
+    assert _recall(rows, _truth(ASKED, 10)) > 0.93
+
+
+def test_real_queries_tune_the_engine(tmp_path: Path) -> None:
+    """The description says what it was tuned on."""
+    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig("ivf-sq8"), ASKED)
+    assert description["tuned_on"] == "queries"
+    assert description["files"] == ["faiss.index"]
+
+
+def test_small_segments_need_no_file(tmp_path: Path) -> None:
+    """Up to the limit the engine is exact, and nothing is written."""
+    assert faiss_engine.build(tmp_path, VECTORS)["type"] == "exact"
+    assert faiss_engine.build(tmp_path, VECTORS[:20], EngineConfig("ivf-rabitq"))["type"] == "exact"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["IVF10,Nonsense", "cagra"])
+def test_an_engine_that_cannot_be_built_is_refused(tmp_path: Path, kind: str) -> None:
+    """The error names it."""
+    with pytest.raises(InputError, match=kind):
+        faiss_engine.build(tmp_path, VECTORS, EngineConfig(kind))
+
+
+@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-sq8", "hnsw"])
+def test_a_truncated_file_is_refused(
+    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path, kind: str
+) -> None:
+    """At any length, with an error that names the file."""
+    whole = (built[kind][0] / "faiss.index").read_bytes()
+    for share in (0, 0.001, 0.3, 0.6, 0.999):
+        (tmp_path / "faiss.index").write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(CorruptIndexError, match=r"faiss\.index"):
+            faiss_engine.open_engine(tmp_path, VECTORS, built[kind][1])
+
+
+def test_a_row_number_beyond_the_vectors_is_never_followed(
+    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    """A flipped high bit in the file's row numbers loses that row, and reads nothing beyond the vectors."""
+    whole = bytearray((built["ivf-rabitq"][0] / "faiss.index").read_bytes())
+    row = int(_truth(ASKED[:1], 1)[0, 0])
+    at = -1
+    while (at := whole.find(row.to_bytes(8, "little"), at + 1)) >= 0:
+        whole[at + 5] = 0x40
+    (tmp_path / "faiss.index").write_bytes(whole)
+    engine = faiss_engine.open_engine(tmp_path, VECTORS, built["ivf-rabitq"][1])
+    _, rows = engine.search(ASKED[:1], 10, effort=SearchEffort(nprobe=10_000))
+    assert row not in rows
+    assert (rows < ROWS).all()
+
+
+def test_a_broken_engine_is_named(tmp_path: Path, built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    """Junk, another segment's file, other vectors and an engine of a later version each give their error."""
+    description = built["ivf-rabitq"][1]
+    with pytest.raises(CorruptIndexError, match=r"faiss\.index"):
+        faiss_engine.open_engine(tmp_path, VECTORS, description)
     (tmp_path / "faiss.index").write_bytes(b"junk" * 100)
     with pytest.raises(CorruptIndexError, match=r"faiss\.index"):
-        faiss_engine.open_engine(
-            tmp_path, _vectors(10), {"type": "ivf-sq8", "nprobe": 1, "cells": 1, "rerank": 1}
-        )
+        faiss_engine.open_engine(tmp_path, VECTORS, description)
+    with pytest.raises(CorruptIndexError, match="built for 5000"):
+        faiss_engine.open_engine(built["ivf-rabitq"][0], VECTORS[:-1], description)
+    fewer = {**description, "rows": ROWS - 1}
+    with pytest.raises(CorruptIndexError, match="5000 vectors of 32"):
+        faiss_engine.open_engine(built["ivf-rabitq"][0], VECTORS[:-1], fewer)
     with pytest.raises(CorruptIndexError, match="update embedkit"):
-        faiss_engine.open_engine(tmp_path, _vectors(10), {"type": "warp"})
+        faiss_engine.open_engine(tmp_path, VECTORS, {"type": "warp", "rows": ROWS, "dim": DIM})
+
+
+class _Cards(SimpleNamespace):
+    """FAISS as it looks with two GPUs, whose work the CPU does."""
+
+    def __init__(self) -> None:
+        super().__init__(**{n: getattr(faiss, n) for n in dir(faiss) if not n.startswith("__")})
+        self.calls: list[str] = []
+        self.StandardGpuResources = lambda: "resources"
+        self.get_num_gpus = lambda: 2
+        self.index_cpu_to_all_gpus = self._spread
+        self.knn_gpu = self._knn
+
+    def _spread(self, index: Any) -> Any:
+        self.calls.append(f"spread {index.ntotal}")
+        return index
+
+    def _knn(self, resources: str, queries: Any, block: Any, k: int, metric: int, device: int) -> Any:
+        assert (resources, metric) == ("resources", faiss.METRIC_INNER_PRODUCT)
+        self.calls.append(f"search {len(block)} on {device}")
+        return faiss.knn(queries, block, k, metric=metric)
+
+
+def test_gpus_train_and_search_and_what_is_written_is_a_cpu_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Assignment goes to all cards, an exact batch is streamed over them; the file opens where there is none."""
+    cards = _Cards()
+    monkeypatch.setattr(faiss_engine, "_ready", [cards])
+    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig("ivf-rabitq"))
+    cells = description["cells"]
+    assert f"spread {cells}" in cards.calls
+    monkeypatch.setattr("embedkit_indexes.gpu._BLOCK_BYTES", 1000 * DIM * 4)
+    cards.calls.clear()
+    allowed = _share(0.7)
+    _, everything = faiss_engine.ExactEngine(VECTORS).search(ASKED, 10)
+    assert sorted(cards.calls) == [f"search 1000 on {d}" for d in (0, 0, 0, 1, 1)]
+    _, subset = faiss_engine.ExactEngine(VECTORS).search(ASKED, 10, allowed)
+    monkeypatch.undo()
+    assert _recall(everything, _truth(ASKED, 10)) > 0.999
+    assert _recall(subset, _truth(ASKED, 10, allowed)) > 0.999
+    _, rows = faiss_engine.open_engine(tmp_path, VECTORS, description).search(ASKED, 10)
+    assert _recall(rows, _truth(ASKED, 10)) > 0.93
 
 
 def test_only_one_file_imports_faiss() -> None:
@@ -111,15 +331,30 @@ def test_only_one_file_imports_faiss() -> None:
     assert "faiss" in sys.modules
 
 
+def _no_gpu() -> bool:
+    return not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus()
+
+
 @pytest.mark.gpu
 def test_a_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
-    """A batch large enough for the GPU gives the CPU's rows; an index trained there is read back on the CPU."""
-    if not hasattr(faiss, "get_num_gpus") or not faiss.get_num_gpus():
+    """Exact batches agree up to ties; an index trained there is read back on the CPU and reaches its target."""
+    if _no_gpu():
         pytest.skip("FAISS sees no GPU")
     vectors, asked = _vectors(50_000, 64), _vectors(1000, 64, seed=1)
-    _, rows = faiss_engine.ExactEngine(vectors).search(asked, 10)
     truth = np.argsort(-(asked @ vectors.T), axis=1)[:, :10]
-    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows, truth, strict=True)]) > 0.999
-    description = faiss_engine.build(tmp_path, vectors, exact_limit=100)
-    _, found = faiss_engine.open_engine(tmp_path, vectors, description).search(vectors[:100], 1)
-    assert found[:, 0].tolist() == list(range(100))
+    engine = faiss_engine.ExactEngine(vectors.astype(np.float16))
+    assert _recall(engine.search(asked, 10)[1], truth) > 0.99
+    description = faiss_engine.build(tmp_path, vectors, EngineConfig("ivf-rabitq"))
+    _, found = faiss_engine.open_engine(tmp_path, vectors, description).search(asked, 10)
+    assert _recall(found, truth) > 0.93
+
+
+@pytest.mark.gpu
+def test_cagra_is_built_on_the_gpu_and_searched_on_the_cpu(tmp_path: Path) -> None:
+    """Its graph is written as a CPU index."""
+    if _no_gpu() or not hasattr(faiss, "GpuIndexCagra"):
+        pytest.skip("FAISS has no CAGRA or sees no GPU")
+    vectors, asked = _vectors(20_000, 64), _vectors(200, 64, seed=1)
+    description = faiss_engine.build(tmp_path, vectors, EngineConfig("cagra"))
+    _, rows = faiss_engine.open_engine(tmp_path, vectors, description).search(asked, 10)
+    assert _recall(rows, np.argsort(-(asked @ vectors.T), axis=1)[:, :10]) > 0.9

@@ -38,6 +38,8 @@ def test_a_querys_own_document_does_not_count() -> None:
     """It is taken out where it was found; where not, the last place goes."""
     rows = np.array([[5, 1, 2], [7, 8, 9]])
     assert tuning.without(rows, np.array([5, -1])).tolist() == [[1, 2], [7, 8]]
+    unfilled = np.array([[3, -1, -1]])
+    assert tuning.without(unfilled, np.array([-1])).tolist() == [[3, -1]]
 
 
 def test_one_search_gives_the_recall_of_every_depth() -> None:
