@@ -60,6 +60,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/index_build.py
+	$(BIN)/python benchmarks/index_sync.py
+	$(BIN)/python benchmarks/index_latency.py
+	$(BIN)/python benchmarks/index_peers.py --plot
+	$(BIN)/python benchmarks/lexical.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/bundled.py
 	$(BIN)/python benchmarks/static.py
@@ -76,6 +80,7 @@ gpu-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m gpu
 	$(BIN)/python benchmarks/gpu_encode.py
 	$(BIN)/python benchmarks/training_gpu.py
+	$(BIN)/python benchmarks/index_gpu.py
 
 clean:
 	rm -rf $(VENV) demo-index
