@@ -93,13 +93,14 @@ def search_lexical(
 def _terms(segments: Sequence[LexicalIndex], query: str) -> list[_Term]:
     """Look up the query's terms, the rarest first."""
     n = sum(s.size for s in segments)
+    counted = Counter(tokenize(query))
+    hashed = [term_hash(term) for term in counted]
     terms = []
-    for term, count in Counter(tokenize(query)).items():
-        hashed = term_hash(term)
-        spans = tuple(s.postings(hashed) for s in segments)
+    for count, *spans in zip(counted.values(), *(s.postings(hashed) for s in segments), strict=True):
         df = sum(end - begin for begin, end in spans)
         if df:
-            terms.append(_Term(count * math.log1p((max(0, n - df) + 0.5) / (df + 0.5)), df, spans))
+            weight = count * math.log1p((max(0, n - df) + 0.5) / (df + 0.5))
+            terms.append(_Term(weight, df, tuple(spans)))
     # A fixed order of terms adds each row's parts in that order: equal rows get equal scores to the last bit.
     return sorted(terms, key=lambda t: (-t.weight, t.df))
 

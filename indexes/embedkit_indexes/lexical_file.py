@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -63,17 +63,20 @@ class LexicalIndex:
         header = _header(path, data)
         return LexicalIndex(path, header, _arrays(path, data, header))
 
-    def postings(self, hashed: int) -> tuple[int, int]:
-        """Return where a term's postings begin and end; both are 0 where no row has it."""
+    def postings(self, hashed: Sequence[int]) -> list[tuple[int, int]]:
+        """Return where the postings of each term begin and end; both are 0 where no row has the term."""
         import numpy as np
 
-        place = int(np.searchsorted(self.hashes, np.uint64(hashed)))
-        if place == len(self.hashes) or int(self.hashes[place]) != hashed:
-            return 0, 0
-        begin, end = int(self.offsets[place]), int(self.offsets[place + 1])
-        if not begin < end <= len(self.rows):
+        if not len(self.hashes):
+            return [(0, 0)] * len(hashed)
+        wanted = np.array(hashed, np.uint64)
+        places = np.minimum(self.hashes.searchsorted(wanted), len(self.hashes) - 1)
+        there = self.hashes[places] == wanted
+        begins = np.where(there, self.offsets[places], np.uint64(0))
+        ends = np.where(there, self.offsets[places + 1], np.uint64(0))
+        if np.any(begins[there] >= ends[there]) or np.any(ends > len(self.rows)):
             raise self.corrupt()
-        return begin, end
+        return list(zip(begins.tolist(), ends.tolist(), strict=True))
 
     def corrupt(self) -> CorruptIndexError:
         """Return the error for postings that point out of the segment."""

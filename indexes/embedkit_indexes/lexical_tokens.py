@@ -68,7 +68,7 @@ def term_hash(term: str) -> int:
     return int.from_bytes(blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 16)
 def _cached_terms(chunk: str) -> tuple[str, ...]:
     return tuple(_terms(chunk))
 
