@@ -49,7 +49,9 @@ class ApproximateEngine:
         self._target = float(description["recall"])
         self._curve = [Point.from_plain(p) for p in description.get("curve", [])]
         self._base = _read(faiss, path, self._type, self._scan)
-        self._ivf = faiss.try_extract_index_ivf(self._base)
+        ivf = faiss.try_extract_index_ivf(self._base)
+        # It comes as the base class, which would hide what kind it is.
+        self._ivf: Any = None if ivf is None else faiss.downcast_index(ivf)
         self._graph = hasattr(self._base, "hnsw")
         self._limit = self._ivf.nlist if self._ivf else self._rows
         # Of these kinds FAISS searches given cells under a selector.
@@ -97,6 +99,7 @@ class ApproximateEngine:
         name = "ef_search" if self._graph else "nprobe"
         return {
             "engine": self._type,
+            "way": plan.way,
             name: plan.effort,
             "reranked": plan.depth,
             "allowed": count,

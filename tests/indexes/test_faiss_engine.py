@@ -175,6 +175,34 @@ def test_filters_keep_the_recall(
     assert _recall(rows, _truth(ASKED, 10, allowed)) >= 0.93
 
 
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [("ivf-rabitq", "cells"), ("ivf-sq8", "cells"), ("IVF50,Flat", "cells"), ("hnsw", "probe")],
+)
+def test_cells_without_allowed_rows_are_skipped_where_there_are_cells(
+    built: dict[str, tuple[Path, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, kind: str, way: str
+) -> None:
+    """A filter of middling width is sought in its cells; a graph has none, and raises its effort."""
+    monkeypatch.setattr(planner, "scan_seconds", lambda rows, count: 1.0)
+    assert _open(built, kind).plan(10, _share(0.6))["way"] == way
+
+
+def test_one_bit_codes_are_compared_with_few_bits_of_the_query(
+    built: dict[str, tuple[Path, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAISS's default, the query's floats, finds the same and takes thirty times as long."""
+    asked: list[int] = []
+    real = faiss.IVFRaBitQSearchParameters
+
+    def recorded(**given: Any) -> Any:
+        asked.append(given["qb"])
+        return real(**given)
+
+    monkeypatch.setattr(faiss, "IVFRaBitQSearchParameters", recorded)
+    _open(built, "ivf-rabitq").search(ASKED, 10)
+    assert asked == [4]
+
+
 @pytest.mark.parametrize("kind", ["ivf-rabitq", "hnsw"])
 def test_k_may_be_large(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
     """Hundreds of results are found; where k exceeds what there is, everything comes, then -1."""
