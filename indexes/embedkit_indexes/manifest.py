@@ -208,15 +208,15 @@ class Manifest:
 
     def _check_types(self) -> None:
         """Raise TypeError, KeyError or ValueError for what another hand wrote: later steps trust the types."""
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if not isinstance(value, _TYPES[str(f.type).partition("[")[0]]):
-                raise TypeError(f"{f.name} is {type(value).__name__}, not {f.type}")
+        _check_fields(self)
+        for segment in self.segments:
+            _check_fields(segment)
+            if segment.deletions is not None:
+                _check_fields(segment.deletions)
         _ = self.embedder["name"], [(t["name"], t["instruction"]) for t in self.tasks]
         _ = [s.engine["type"] for s in self.segments]
         for path, record in self.files():
-            if not isinstance(record.bytes, int):
-                raise TypeError(f"the size of {path} is no number")
+            _check_fields(record)
             if path.count("/") > 1 or ".." in path or "\\" in path:
                 raise ValueError(f"a path where a name should be: {path}")
         if self.dtype not in ("float16", "float32"):
@@ -248,6 +248,13 @@ def _segment(data: Mapping[str, Any]) -> SegmentRecord:
             "deletions": deletions and Deletions(**{**deletions, "file": FileRecord(**deletions["file"])}),
         }
     )
+
+
+def _check_fields(record: Any) -> None:
+    for f in fields(record):
+        value, wanted = getattr(record, f.name), _TYPES.get(str(f.type).partition("[")[0])
+        if wanted is not None and not isinstance(value, wanted):
+            raise TypeError(f"{f.name} is {type(value).__name__}, not {f.type}")
 
 
 def text_of(data: Mapping[str, Any]) -> str:

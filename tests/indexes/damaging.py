@@ -96,7 +96,6 @@ class _Judge:
         asked: list[dict[str, Any]] = [
             {"k": 5},
             {"k": 10_000},
-            {"k": 5, "mode": "lexical"},
             {"k": 200, "mode": "lexical"},
             {"k": 5, "mode": "hybrid"},
             {"k": 5, "where": "edition = 0 and number >= 40"},
