@@ -59,13 +59,13 @@ def read_card(folder: Path) -> BundleCard:
             raise _wrong(path, field, card[field], expected)
         if half_surrogate(json.dumps(card[field], ensure_ascii=False)) is not None:
             raise _wrong(path, field, card[field], "text without half a surrogate pair")
+    width = _width(folder / "model.xml")
+    if width not in (None, card["dim"]):
+        raise _wrong(path, "dim", card["dim"], f"{width}, the length of the vectors that model.xml gives")
     if any(d >= card["dim"] for d in card["matryoshka_dims"]):
         raise _wrong(
             path, "matryoshka_dims", card["matryoshka_dims"], f"lengths below dim, which is {card['dim']}"
         )
-    width = _width(folder / "model.xml")
-    if width not in (None, card["dim"]):
-        raise _wrong(path, "dim", card["dim"], f"{width}, the length of the vectors that model.xml gives")
     try:
         template = Template.of(card["template"])
     except InputError as e:
