@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedkit_cli.options import check_question, common, tasks_file, was_given
-from embedkit_cli.output import note, print_json, untrained_note
+from embedkit_cli.output import note, print_json, truncated_note, untrained_note
 from embedkit_cli.search_options import (
     How,
     effort_options,
@@ -109,8 +109,9 @@ def _show(index: IndexReader, results: Sequence[SearchResult], as_json: bool) ->
     remark = None if all(r.obeys for r in results) else untrained_note(index.embedder.info.name)
     if remark:
         note(remark)
-    if cut := max(r.truncated for r in results):
-        note(f"the query is {cut:,} tokens too long for {index.embedder.info.name}: its end was not encoded")
+    cut = (truncated_note(index.embedder, r.query, r.instruction, r.truncated) for r in results)
+    for said in filter(None, dict.fromkeys(cut)):
+        note(said)
     if as_json:
         records = [{**r.to_dict(), "note": None if r.obeys else remark} for r in results]
         print_json(records if len(records) > 1 else records[0])

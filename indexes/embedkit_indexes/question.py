@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from embedkit.errors import InputError, UnknownNameError
 from embedkit.tasks import Task
+from embedkit.texts import is_visible
 from embedkit_indexes.planner import SearchEffort
 
 if TYPE_CHECKING:
@@ -84,6 +85,6 @@ def checked_queries(queries: Sequence[str]) -> list[str]:
         where = f" {number + 1}" if len(queries) > 1 else ""
         if not isinstance(query, str):
             raise InputError(f"query{where} is {type(query).__name__}, not str")
-        if not query.strip():
+        if not is_visible(query):
             raise InputError(f"query{where} is empty: write what you look for")
     return queries
