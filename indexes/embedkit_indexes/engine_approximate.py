@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Four bits of the query serve as well as eight or as its floats, which take thirty times as long.
 _QUERY_BITS = 4
+# Under a filter so many times as many allowed rows are compared: what it leaves may all be far from a query.
+_FILTERED = 1.6
 
 
 class ApproximateEngine:
@@ -168,7 +170,7 @@ class ApproximateEngine:
         order = np.argsort(-products, axis=1)
         size = counts[held][order]
         before = np.cumsum(size, axis=1) - size
-        wanted = plan.effort * self._rows / self._limit * (allowed.count / self._rows) ** 0.35
+        wanted = _FILTERED * plan.effort * self._rows / self._limit * (allowed.count / self._rows) ** 0.35
         width = max(1, int((before < wanted).sum(axis=1).max()))
         order = order[:, :width]
         # An unused place is -1, which FAISS passes over.
