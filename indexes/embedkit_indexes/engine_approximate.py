@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import CorruptIndexError
 from embedkit_indexes.engine_exact import ExactScan, by_row, pad
+from embedkit_indexes.engine_file import read
 from embedkit_indexes.planner import (
     HNSW_LINKS,
     Point,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 _QUERY_BITS = 4
 # Under a filter so many times as many allowed rows are compared: what it leaves may all be far from a query.
 _FILTERED = 1.6
+_PREPARED = 256
 
 
 class ApproximateEngine:
@@ -50,7 +50,7 @@ class ApproximateEngine:
         self._scan = ExactScan(faiss, vectors)
         self._target = float(description["recall"])
         self._curve = [Point.from_plain(p) for p in description.get("curve", [])]
-        self._base = _read(faiss, path, self._type, self._scan)
+        self._base = read(faiss, path, self._type, self._scan)
         ivf = faiss.try_extract_index_ivf(self._base)
         # It comes as the base class, which would hide what kind it is.
         self._ivf: Any = None if ivf is None else faiss.downcast_index(ivf)
@@ -61,6 +61,7 @@ class ApproximateEngine:
             self._ivf, (faiss.IndexIVFRaBitQ, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFFlat)
         )
         self._refine = faiss.IndexRefine(self._base, self._scan.index)
+        self._prepared: dict[tuple[int, SearchEffort | None], tuple[SearchPlan, Any]] = {}
         self._counts: weakref.WeakKeyDictionary[RowSet, Any] = weakref.WeakKeyDictionary()
 
     def search(
@@ -72,23 +73,35 @@ class ApproximateEngine:
     ) -> Found:
         """See `faiss_engine.Engine.search`."""
         self._load(len(queries))
-        plan = self._plan(k, allowed, effort)
+        plan, parameters = self._prepare(k, allowed, effort)
         if plan.way == "exact" or not len(queries):
             return self._scan.search(queries, k, allowed)
         if plan.way == "cells":
             scores, rows = self._search_cells(queries, k, allowed, plan)
         else:
-            parameters = self._faiss.IndexRefineSearchParameters(
-                # What is cut off by the conversion to a whole number must not be a candidate.
-                k_factor=(plan.depth + 0.5) / k,
-                base_index_params=self._parameters(plan.effort, plan.depth, allowed),
-            )
             scores, rows = self._refine.search(queries, k, params=parameters)
         if rows[:, -1].min() < 0:
             # The cells held too few: k are promised while k exist.
             short = (rows[:, -1] < 0).nonzero()[0]
             scores[short], rows[short] = self._scan.search(queries[short], k, allowed)
         return by_row(scores, rows)
+
+    def _prepare(self, k: int, allowed: RowSet | None, effort: SearchEffort | None) -> tuple[SearchPlan, Any]:
+        """Return the plan and FAISS's parameters for it; without a filter they are kept: they cost 0.1 ms."""
+        kept = self._prepared.get((k, effort)) if allowed is None else None
+        if kept is not None:
+            return kept
+        plan = self._plan(k, allowed, effort)
+        parameters = None
+        if plan.way == "probe":
+            parameters = self._faiss.IndexRefineSearchParameters(
+                # What is cut off by the conversion to a whole number must not be a candidate.
+                k_factor=(plan.depth + 0.5) / k,
+                base_index_params=self._parameters(plan.effort, plan.depth, allowed),
+            )
+        if allowed is None and len(self._prepared) < _PREPARED:
+            self._prepared[k, effort] = plan, parameters
+        return plan, parameters
 
     def plan(
         self, k: int, allowed: RowSet | None = None, effort: SearchEffort | None = None
@@ -267,46 +280,3 @@ class ApproximateEngine:
         else:
             curve = tuning.walk(search, truth, sample.sources, tuning.efforts(self._limit))
         return tuning.timed(tuning.thinned(curve), seconds)
-
-
-def _read(faiss: Any, path: Path, kind: str, scan: ExactScan) -> Any:
-    """Map the file and refuse what does not fit the vectors: a search must never read beyond a broken file."""
-    # FAISS for Windows is built without mapped files. The older IO_FLAG_MMAP starts 32 threads for every IVF search,
-    # to read ahead: a millisecond, four times the search.
-    flags = 0 if sys.platform == "win32" else faiss.IO_FLAG_MMAP_IFC
-    try:
-        index = faiss.read_index(str(path), flags | (faiss.IO_FLAG_SKIP_STORAGE if kind == "hnsw" else 0))
-    except (RuntimeError, MemoryError) as e:
-        raise CorruptIndexError(
-            f"{path} cannot be read by FAISS: restore it or build the index anew with `embedkit index`"
-        ) from e
-    if kind == "hnsw" and hasattr(index, "storage"):
-        index.storage = scan.index
-        index.own_fields = False
-    problem = _mismatch(faiss, index, scan.vectors.shape)
-    if problem:
-        raise CorruptIndexError(
-            f"{path} is broken or belongs to other vectors ({problem}): restore it or build the index anew with "
-            "`embedkit index`"
-        )
-    return index
-
-
-def _mismatch(faiss: Any, index: Any, shape: tuple[int, ...]) -> str:
-    import numpy as np
-
-    rows, dim = shape
-    if (index.ntotal, index.d) != (rows, dim) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        return f"{index.ntotal} vectors of {index.d} dimensions instead of {rows} of {dim}"
-    ivf = faiss.try_extract_index_ivf(index)
-    if ivf is not None:
-        sizes = np.array([ivf.invlists.list_size(i) for i in range(ivf.nlist)], dtype=np.uint64)
-        if ivf.quantizer.ntotal != ivf.nlist or ivf.quantizer.d != ivf.d:
-            return f"{ivf.quantizer.ntotal} centroids for {ivf.nlist} cells"
-        if sizes.max(initial=0) > rows or int(sizes.sum()) != rows:
-            return "the cells do not hold the rows"
-    if hasattr(index, "hnsw"):
-        links = faiss.vector_to_array(index.hnsw.neighbors) if hasattr(index.hnsw, "neighbors") else None
-        if links is not None and len(links) and (links.max() >= rows or links.min() < -1):
-            return "the graph leads to rows that do not exist"
-    return ""
