@@ -120,6 +120,20 @@ def test_an_index_is_evaluated_with_queries_and_qrels(invoke: Invoke, words: Pat
     assert german["overall"]["nDCG@10"] == pair["nDCG@10"]
 
 
+def test_words_are_measured_without_the_embedder(invoke: Invoke, words: Path, tmp_path: Path) -> None:
+    """--lexical gives the same figures under any embedder, --hybrid others; both are told in the report."""
+    (tmp_path / "v.txt").write_text("git 1 0\nnet 0 1\n")
+    asked = ["--no-split", "--no-pairs", "--task", "qa"]
+    lexical = [
+        _evaluate(invoke, SAMPLE, *asked, "--lexical", "--embedder", e) for e in (words, tmp_path / "v.txt")
+    ]
+    assert lexical[0]["overall"] == lexical[1]["overall"]
+    assert lexical[0]["overall"]["nDCG@10"] > 0.1
+    hybrid = _evaluate(invoke, SAMPLE, *asked, "--hybrid", "--weights", "1,0.5", "--embedder", words)
+    assert hybrid["overall"] != lexical[0]["overall"]
+    assert (lexical[0]["mode"], hybrid["mode"]) == ("lexical", "hybrid")
+
+
 def test_a_sample_is_seeded(invoke: Invoke, words: Path) -> None:
     """--sample 10 asks at most 10 queries under each task, the same ones for the same seed."""
     small = [SAMPLE, "--embedder", words, "--sample", 10, "--no-pairs"]

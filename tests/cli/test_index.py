@@ -41,7 +41,7 @@ def test_people_get_a_summary_on_stdout_and_no_progress_in_a_pipe(
 
 
 def test_an_index_is_replaced_only_by_force(invoke: Invoke, words: Path, tmp_path: Path) -> None:
-    """A second build into the same folder is refused and leaves the first searchable; --force replaces it."""
+    """Other sources into the same folder are refused and leave the first index searchable; --force replaces it."""
     (tmp_path / "one.jsonl").write_text('{"_id": "only", "text": "mosquito net"}\n')
     build = ["index", "-o", tmp_path / "i", "--embedder", words]
     assert invoke(*build, CORPUS).exit_code == 0

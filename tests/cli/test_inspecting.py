@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedkit.tasks import BUILT_IN_TASKS
-from tests.cli.conftest import Invoke
+from tests.cli.conftest import SAMPLE, Invoke
 
 
 def _instruction(invoke: Invoke, *arguments: object, **env: str) -> tuple[str, str]:
@@ -73,6 +73,23 @@ def test_verify_finds_an_altered_byte(invoke: Invoke, sample_index: Path, tmp_pa
     result = invoke("info", copy, "--verify")
     assert result.exit_code == 2
     assert vectors.name in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_info_shows_what_an_engine_measured_of_itself(invoke: Invoke, words: Path, tmp_path: Path) -> None:
+    """Of an engine that is not exact `info` shows settings, recall and rate, of every segment chunks and deletions."""
+    built = invoke(
+        "index", SAMPLE / "corpus.jsonl", "-o", tmp_path / "i", "--embedder", words, "--engine", "ivf-rabitq", "--recall", "0.9"
+    )  # fmt: skip
+    assert built.exit_code == 0, built.stderr
+    assert "(ivf-rabitq)" in built.stdout
+    assert invoke("delete", tmp_path / "i", "git-undo-03").exit_code == 0
+    text = invoke("info", tmp_path / "i", env={"COLUMNS": "140"}).stdout
+    assert "ivf-rabitq: cells" in text and "recall 0.9" in text
+    head = next(line for line in text.splitlines() if line.startswith("measured"))
+    assert head.split() == ["measured", "nprobe", "rerank", "recall@10", "queries/s"]
+    segments = text.splitlines().index(next(s for s in text.splitlines() if s.startswith("segments")))
+    assert text.splitlines()[segments + 1].split()[:2] == ["312", "1"]
+    assert "corpus.jsonl" in next(line for line in text.splitlines() if line.startswith("sources"))
 
 
 def test_explain_shows_what_search_encodes(invoke: Invoke, sample_index: Path) -> None:

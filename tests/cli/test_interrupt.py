@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -108,6 +109,27 @@ def test_an_interrupted_first_build_can_be_run_again(run: Run, plug_in: Path, tm
     again = run(*build, "--json", env=env)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["documents"] == 313
+
+
+def test_a_killed_build_goes_on_where_it_was(run: Run, plug_in: Path, tmp_path: Path) -> None:
+    """After SIGKILL in mid-embedding the same command takes over what was embedded, and says how much."""
+    lines = (json.dumps({"_id": str(i), "text": f"{i} is a number", "lang": "en"}) for i in range(5000))
+    (tmp_path / "c.jsonl").write_text("\n".join(lines))
+    build = ["index", tmp_path / "c.jsonl", "-o", tmp_path / "i", "--embedder", "slow", "--embedder-option"]
+    process = _start(plug_in, *build, "seconds=0.004", "--embedder-option", f"mark={tmp_path / 'm'}")
+    _await(lambda: any((tmp_path / "i").glob("embedding-*/*.shard")))
+    process.kill()
+    process.wait(30)
+    assert not (tmp_path / "i" / "embedkit.json").exists()
+    again = run(*build, "seconds=0", env={"PYTHONPATH": str(plug_in)})
+    assert again.returncode == 0, again.stderr
+    told = re.search(
+        r"^reused ([0-9,]+) of 5,000 chunks: their vectors were there already$", again.stdout, re.M
+    )
+    assert told and 2000 < int(told[1].replace(",", "")) < 5000
+    env = {"PYTHONPATH": str(plug_in)}
+    assert run("verify", tmp_path / "i", env=env).returncode == 0
+    assert not list((tmp_path / "i").glob("embedding-*"))
 
 
 def test_a_terminal_sees_progress(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,16 @@ def test_the_default_k_fits_any_index(invoke: Invoke, tmp_path: Path, words: Pat
         (["{index}", "  "], "error: the query is empty"),
         (["{index}"], "error: give one query or --queries FILE"),
         (["{index}", "x", "--queries", "y"], "error: give one query or --queries FILE, not both"),
+        (["{index}", "{index}", "x"], "error: {index} was named twice"),
+        (["{index}", "x", "--where", "topik = 3"], "error: unknown field 'topik': did you mean topic?"),
+        (["{index}", "x", "--where", "topic = 3"], "error: topic holds strings"),
+        (["{index}", "x", "--where", "topic ="], "error: "),
+        (["{index}", "x", "--hybrid", "--lexical"], "error: --hybrid and --lexical are both given"),
+        (["{index}", "x", "--weights", "1,2"], "error: --weights is for --hybrid"),
+        (["{index}", "x", "--hybrid", "--weights", "1"], "error: --weights '1' is not two numbers"),
+        (["{index}", "x", "--hybrid", "--weights", "0,0"], "error: weights are (0.0, 0.0)"),
+        (["{index}", "x", "--lexical", "--ef-search", "9"], "error: --ef-search is for a search by vectors"),
+        (["{index}", "x", "--recall", "1.5"], "error: recall is 1.5"),
         (["{index}", "x", "-k", "0"], "error: -k 0 is too small"),
         (["{index}", "x", "-k", "-3"], "error: -k -3 is too small"),
         (["{index}", "x", "--task", "topik"], "error: unknown task 'topik': did you mean topic?"),
@@ -179,7 +190,7 @@ def test_bad_input_is_one_sentence(
     filled = [a.format(index=sample_index, tmp=tmp_path) for a in arguments]
     result = invoke("search", *filled, "--json")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(message.format(tmp=tmp_path))
+    assert result.stderr.startswith(message.format(tmp=tmp_path, index=sample_index)), result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -348,3 +359,93 @@ def test_a_query_that_cannot_be_read_is_named_by_its_line(
     result = invoke("search", sample_index, "--queries", tmp_path / "q.jsonl")
     assert result.exit_code == 2 and result.stdout == ""
     assert "q.jsonl, line 2: " in result.stderr and message in result.stderr
+
+
+@pytest.fixture
+def other_index(tmp_path: Path, words: Path, invoke: Invoke) -> Path:
+    """A second index of the same embedder, with records of three years."""
+    texts = {"undo": "undo my last git commit", "net": "mosquito net", "bread": "bread and water"}
+    rows = (
+        json.dumps({"_id": id, "text": text, "year": 2020 + i}) for i, (id, text) in enumerate(texts.items())
+    )
+    (tmp_path / "c.jsonl").write_text("\n".join(rows))
+    done = invoke("index", tmp_path / "c.jsonl", "-o", tmp_path / "other", "--embedder", words)
+    assert done.exit_code == 0, done.stderr
+    return tmp_path / "other"
+
+
+def _hits(invoke: Invoke, *arguments: object) -> list[dict[str, Any]]:
+    result = invoke("search", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    hits: list[dict[str, Any]] = json.loads(result.stdout)["hits"]
+    return hits
+
+
+def test_several_indexes_are_searched_as_one(invoke: Invoke, sample_index: Path, other_index: Path) -> None:
+    """The hits are those of each index by itself, merged by score, and each names its index."""
+    alone = [h for i in (sample_index, other_index) for h in _hits(invoke, i, QUERY, "-k", 3)]
+    together = _hits(invoke, sample_index, other_index, QUERY, "-k", 3)
+    best = sorted(alone, key=lambda h: -h["score"])[:3]
+    assert [(h["document_id"], h["score"]) for h in together] == [
+        (h["document_id"], h["score"]) for h in best
+    ]
+    assert {h["index"] for h in together} == {str(sample_index), str(other_index)}
+    shown = invoke("search", sample_index, other_index, QUERY, env={"COLUMNS": "400"}).stdout
+    assert str(other_index) in shown
+    assert all(h["index"] == "" for h in alone)
+
+
+def test_several_indexes_answer_a_file_of_queries(
+    invoke: Invoke, sample_index: Path, other_index: Path, questions: Path
+) -> None:
+    """With --queries all arguments are indexes; a run holds documents of each."""
+    result = invoke("search", sample_index, other_index, "--queries", questions, "--run", "trec", "-k", 1000)
+    assert result.exit_code == 0, result.stderr
+    found = {line.split()[2] for line in result.stdout.splitlines()}
+    assert {"undo", "net", "bread"} < found and len(found) == 316
+
+
+def test_indexes_of_two_embedders_are_refused(invoke: Invoke, sample_index: Path, tmp_path: Path) -> None:
+    """Vectors of different embedders are not compared: one sentence names both."""
+    (tmp_path / "v.txt").write_text("git 1 0\nnet 0 1\n")
+    (tmp_path / "a.txt").write_text("git")
+    assert (
+        invoke("index", tmp_path / "a.txt", "-o", tmp_path / "i", "--embedder", tmp_path / "v.txt").exit_code
+        == 0
+    )
+    result = invoke("search", sample_index, tmp_path / "i", "git")
+    assert result.exit_code == 2
+    assert "words.txt" in result.stderr and "v.txt" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_filter_keeps_what_satisfies_it(invoke: Invoke, other_index: Path, tmp_path: Path) -> None:
+    """--where tests metadata and the chunk's own fields, for one query and for a file of them."""
+    where = ["--where", 'year >= 2021 and not text contains "bread"']
+    assert [h["document_id"] for h in _hits(invoke, other_index, QUERY, *where)] == ["net"]
+    (tmp_path / "q.txt").write_text("git\nbread\n")
+    lines = invoke("search", other_index, "--queries", tmp_path / "q.txt", *where).stdout.splitlines()
+    assert [[h["document_id"] for h in json.loads(line)["hits"]] for line in lines] == [["net"], ["net"]]
+    plan = json.loads(invoke("explain", other_index, QUERY, *where, "--json").stdout)["plan"]
+    assert plan["matches"] == 1
+
+
+def test_words_find_what_vectors_do_not_know(invoke: Invoke, words: Path, tmp_path: Path) -> None:
+    """A part number that the embedder has no vector for is found by --lexical, and comes first with --hybrid."""
+    (tmp_path / "c.jsonl").write_text(
+        '{"_id": "a", "text": "git commit"}\n{"_id": "b", "text": "part XK-4711"}\n{"_id": "c", "text": "bread"}\n'
+    )
+    assert invoke("index", tmp_path / "c.jsonl", "-o", tmp_path / "i", "--embedder", words).exit_code == 0
+    lexical = _hits(invoke, tmp_path / "i", "XK-4711 bread", "--lexical")
+    assert [h["document_id"] for h in lexical] == ["b", "c"]
+    assert all(h["score"] == h["bm25"] > 0 and h["cosine"] is None for h in lexical)
+    hybrid = _hits(invoke, tmp_path / "i", "XK-4711 commit", "--hybrid", "--weights", "0.5,2")
+    assert hybrid[0]["document_id"] == "b" and hybrid[0]["bm25"] > 0
+    assert all(-1 <= h["cosine"] <= 1 and 0 < h["score"] < 0.1 for h in hybrid)
+    assert "bm25" in invoke("search", tmp_path / "i", "XK-4711", "--hybrid").stdout
+
+
+def test_effort_is_taken(invoke: Invoke, sample_index: Path) -> None:
+    """A search that is exact finds the same under any effort."""
+    plain = _hits(invoke, sample_index, QUERY)
+    for effort in (["--recall", "1"], ["--nprobe", "3", "--rerank", "40"], ["--ef-search", "50"]):
+        assert _hits(invoke, sample_index, QUERY, *effort) == plain
