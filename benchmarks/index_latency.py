@@ -126,7 +126,7 @@ def latency(rows: int, rounds: int, count: int) -> dict[str, Any]:
         raw.add(np.asarray(vectors, dtype=np.float32))
         parameters = None
     else:
-        coarse = faiss.read_index(str(segment.folder / "faiss.index"), faiss.IO_FLAG_MMAP)
+        coarse = faiss.read_index(str(segment.folder / "faiss.index"), faiss.IO_FLAG_MMAP_IFC)
         exact = faiss.IndexScalarQuantizer(
             vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         )
@@ -135,7 +135,7 @@ def latency(rows: int, rounds: int, count: int) -> dict[str, Any]:
             exact.add(np.asarray(vectors[start : start + 100_000], dtype=np.float32))
         raw = faiss.IndexRefine(coarse, exact)
         parameters = faiss.IndexRefineSearchParameters(
-            k_factor=plan["rerank"] / 10, base_index_params=faiss.SearchParametersIVF(nprobe=plan["nprobe"])
+            k_factor=plan["reranked"] / 10, base_index_params=faiss.SearchParametersIVF(nprobe=plan["nprobe"])
         )
     same = np.mean(
         [

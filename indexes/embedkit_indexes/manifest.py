@@ -15,6 +15,7 @@ from embedkit_indexes.durable import checksum, replace_text, store_errors
 
 NAME = "embedkit.json"
 FORMAT = 2
+_CHECKSUM = ',\n "checksum": "'
 _DAMAGED = "the index is damaged, rebuild with `embedkit index`"
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "str": str,
@@ -191,8 +192,7 @@ class Manifest:
                     f"{path} has format {found!r}, this version reads {FORMAT}: "
                     + ("update embedkit" if newer else "rebuild it with `embedkit index --force`")
                 )
-            data.pop("checksum", None)
-            if text != text_of(data):
+            if text != _with_checksum(text.rpartition(_CHECKSUM)[0]):
                 raise ValueError("its checksum is not that of its content")
             data["segments"] = tuple(_segment(s) for s in data["segments"])
             data["probes"] = tuple(Probe(p["text"], tuple(p["vector"])) for p in data["probes"])
@@ -258,11 +258,14 @@ def _check_fields(record: Any) -> None:
 
 
 def text_of(data: Mapping[str, Any]) -> str:
-    """Return a manifest's text, to the last byte: its values, and a checksum over them."""
-    # Parsed back first: what is written and what is read are then the same values.
-    plain = json.loads(json.dumps(data))
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**plain, "checksum": digest}, ensure_ascii=False, indent=1) + "\n"
+    """Return a manifest's text, to the last byte: its values, and behind them a checksum over their text."""
+    text = json.dumps(data, ensure_ascii=False, indent=1)
+    return _with_checksum(text.removesuffix("\n}"))
+
+
+def _with_checksum(values: str) -> str:
+    digest = hashlib.sha256(values.encode()).hexdigest()
+    return f'{values}{_CHECKSUM}{digest}"\n}}\n'
 
 
 def check_probes(manifest: Manifest, embedder: Embedder) -> None:

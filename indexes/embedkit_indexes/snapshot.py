@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit.errors import CorruptIndexError
-from embedkit_indexes.manifest import Manifest
+from embedkit_indexes.manifest import NAME, Manifest
 from embedkit_indexes.planner import SearchEffort
 from embedkit_indexes.rows import RowSet
 from embedkit_indexes.segment import FilterFields, Segment
@@ -46,16 +46,17 @@ class Snapshot:
     def open(directory: Path) -> Snapshot:
         """Open the latest version. Raises NotAnIndexError, CorruptIndexError."""
         while True:
-            manifest = Manifest.read(directory)
+            before = _stamp(directory)
             try:
-                snapshot = Snapshot(directory, manifest)
-                # Only now, with the folders pinned, is it certain that they are whole.
-                if Manifest.read(directory).generation == manifest.generation:
-                    return snapshot
+                snapshot = Snapshot(directory, Manifest.read(directory))
             except CorruptIndexError:
                 # A change that ended just now may have taken the old folders away.
-                if Manifest.read(directory).generation == manifest.generation:
+                if _stamp(directory) == before:
                     raise
+                continue
+            # Only now, with the folders pinned, is it certain that they are whole.
+            if _stamp(directory) == before:
+                return snapshot
 
     def __len__(self) -> int:
         """Return the number of chunks that are not deleted."""
@@ -176,3 +177,11 @@ class Snapshot:
     def document_ids(self) -> list[str]:
         """The document of every row, the deleted ones too."""
         return [d for s in self.segments for d in s.document_ids]
+
+
+def _stamp(directory: Path) -> bytes:
+    """Return the manifest as it stands, unread: another version differs."""
+    try:
+        return (directory / NAME).read_bytes()
+    except OSError:
+        return b""
