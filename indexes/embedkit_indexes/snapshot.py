@@ -171,6 +171,8 @@ class Snapshot:
 
     def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """Return the chunks of these row numbers, in their order."""
+        if len(self.segments) == 1:
+            return self.segments[0].rows(numbers)
         return [self.segments[s].rows([r])[0] for s, r in map(self.place, numbers)]
 
     @cached_property
