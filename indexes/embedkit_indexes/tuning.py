@@ -86,7 +86,7 @@ def recall_by_depth(
     places = []
     for found, true in zip(candidates, truth, strict=True):
         hit = found[None, :] == true[true >= 0, None]
-        places.append(np.where(hit.any(axis=1), hit.argmax(axis=1), candidates.shape[1] + 1))
+        places.append(np.where(hit.any(axis=1), hit.argmax(axis=1), np.iinfo(np.int64).max))
     flat = np.concatenate(places) if places else np.empty(0, dtype=np.int64)
     return [float((flat < d).sum()) / wanted for d in depths]
 

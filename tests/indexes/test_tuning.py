@@ -46,7 +46,7 @@ def test_one_search_gives_the_recall_of_every_depth() -> None:
     """A true row counts from the depth on at which it stands; missing truth (-1) is not wanted."""
     candidates = np.array([[3, 9, 1, 4]])
     assert tuning.recall_by_depth(candidates, np.array([[1, 3]]), [1, 2, 3, 4]) == [0.5, 0.5, 1.0, 1.0]
-    assert tuning.recall_by_depth(candidates, np.array([[8, -1]]), [4]) == [0.0]
+    assert tuning.recall_by_depth(candidates, np.array([[8, -1]]), [4, 640]) == [0.0, 0.0]
 
 
 def test_efforts_rise_to_the_limit() -> None:
