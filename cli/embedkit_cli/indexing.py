@@ -169,7 +169,8 @@ def change(
     documents = read_all(origins, read_report, told["strict"])
     embedder = opened_for(found, told["embedder"], _choice(told))
     changed = Index.open(directory, embedder) if embedder is not None else found
-    kept: dict[str, Any] = {"tasks": book.of_file} if book.of_file else {}
+    # Those of the environment are for new indexes: they shall not take the place of an index's own unasked.
+    kept: dict[str, Any] = {"tasks": book.of_file} if told["tasks_path"] else {}
     dicts = tuple(o.to_dict(path) for o in stored)
 
     def run(progress: Callable[[BuildProgress], None]) -> BuildReport:

@@ -43,8 +43,14 @@ class Origin:
     @classmethod
     def of(cls, manifest: Manifest, directory: Path) -> list[Origin]:
         """Return what an index was made of, [] where a program built it. Raises CorruptIndexError."""
+        from embedkit_indexes import ReadOptions
+
         root = os.path.realpath(directory)
         try:
+            if unknown := {n for s in manifest.sources for n in s["options"]} - set(
+                ReadOptions.__dataclass_fields__
+            ):
+                raise ValueError(f"unknown options {sorted(unknown)}")
             return [
                 cls(
                     tuple(map(str, s["paths"])),

@@ -228,7 +228,7 @@ def test_how_records_are_read_is_remembered(built: Path, words: Path, change: Ch
 
 
 def test_tasks_are_replaced_where_a_file_is_given(built: Path, invoke: Invoke) -> None:
-    """--tasks replaces the stored tasks and embeds nothing; without it they stay."""
+    """--tasks replaces the stored tasks and embeds nothing; without it they stay, whatever EMBEDKIT_TASKS names."""
     (built / "t.toml").write_text('[law]\ninstruction = "Find the law"\n')
 
     def stored() -> list[str]:
@@ -239,7 +239,8 @@ def test_tasks_are_replaced_where_a_file_is_given(built: Path, invoke: Invoke) -
     assert "3 unchanged documents; 0 chunks embedded" in told
     assert stored() == ["law"]
     (built / "docs" / "git.md").unlink()
-    assert invoke("index", "docs", "-o", "docs.index").exit_code == 0
+    (built / "e.toml").write_text('[recipe]\ninstruction = "Find the recipe"\n')
+    assert invoke("index", "docs", "-o", "docs.index", env={"EMBEDKIT_TASKS": "e.toml"}).exit_code == 0
     assert stored() == ["law"]
 
 
