@@ -61,6 +61,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/index_build.py
 	$(BIN)/python benchmarks/index_sync.py
+	$(BIN)/python benchmarks/index_growth.py
 	$(BIN)/python benchmarks/index_latency.py
 	$(BIN)/python benchmarks/index_peers.py --plot
 	$(BIN)/python benchmarks/lexical.py
