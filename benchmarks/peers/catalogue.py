@@ -43,6 +43,9 @@ def _faiss(cells: int) -> list[Setting]:
     refined = grid(nprobe=PROBES, k_factor=[2, 4, 8, 16])
     queried = grid(qb=[8], nprobe=PROBES, k_factor=[2, 4, 8, 16])
 
+    # Cells found by four-bit codes and exact comparison of some, or by a graph, instead of all centroids.
+    coded, graph = f"IVF{cells}(PQ96x4fs,RFlat)", f"IVF{cells}_HNSW32"
+
     def rabitq(name: str, code: str, store: str, turned: bool = True) -> Setting:
         factory = f"RR384,{ivf},{code}" if turned else f"{ivf},{code}"
         return Setting(name, {"factory": factory, "store": store}, queried if "fs" not in code else refined)
@@ -60,6 +63,11 @@ def _faiss(cells: int) -> list[Setting]:
         rabitq("ivf-rabitqfs-sq8", "RaBitQfs", "SQ8"),
         rabitq("ivf-rabitq4-fp16", "RaBitQ4", "SQfp16"),
         Setting("ivf-pq96fs-fp16", {"factory": f"{ivf},PQ96x4fs", "store": "SQfp16"}, refined),
+        Setting("ivf-pq96fs-sq8", {"factory": f"{ivf},PQ96x4fs", "store": "SQ8"}, refined),
+        Setting("coded-ivf-rabitq-fp16", {"factory": f"RR384,{coded},RaBitQ", "store": "SQfp16"}, queried),
+        Setting("coded-ivf-pq96fs-fp16", {"factory": f"{coded},PQ96x4fs", "store": "SQfp16"}, refined),
+        Setting("graph-ivf-rabitq-fp16", {"factory": f"RR384,{graph},RaBitQ", "store": "SQfp16"}, queried),
+        Setting("graph-ivf-pq96fs-fp16", {"factory": f"{graph},PQ96x4fs", "store": "SQfp16"}, refined),
         Setting("hnsw32-flat", {"factory": "HNSW32", "ef_construction": 100}, EF),
         Setting("hnsw32-sq8", {"factory": "HNSW32,SQ8", "ef_construction": 100}, EF),
     ]  # fmt: skip
@@ -70,7 +78,7 @@ def tools(rows: int) -> list[Tool]:
     # About 4·sqrt(rows), as FAISS's guidelines say, as a power of two.
     cells = 1 << round(math.log2(4 * rows**0.5))
     partitions = max(16, cells // 2)
-    lance = grid(nprobes=[8, 16, 24, 32, 48, 64], refine=[2, 4, 8, 16])
+    lance = grid(nprobes=[8, 16, 32, 64, 96, 128], refine=[2, 4, 8, 16])
     probing = [{"parameters": f"nprobe={n},efSearch={e},k_factor_rf={f}"}
                for n, e in ((8, 16), (16, 32), (32, 64), (64, 96), (128, 128), (256, 256)) for f in (1, 4)]  # fmt: skip
     return [
@@ -96,7 +104,7 @@ def tools(rows: int) -> list[Tool]:
                                  "options": {"num_partitions": partitions, "num_sub_vectors": 96}}, lance),
             Setting("ivf-hnsw-sq", {"index": "IvfHnswSq",
                                     "options": {"num_partitions": max(1, rows // 250_000), "ef_construction": 100}},
-                    grid(nprobes=[1, 2, 4], ef=[16, 32, 64, 128], refine=[1, 2])),
+                    grid(nprobes=[1, 2, 4], ef=[24, 32, 48, 64, 128, 256], refine=[1, 2])),
         ]),
         Tool("milvus-lite", "milvus", ("milvus-lite", "numpy"), [
             Setting("hnsw", {"index": "HNSW", "options": {"M": 16, "efConstruction": 100}},

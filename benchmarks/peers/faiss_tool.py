@@ -65,7 +65,7 @@ def build(base: Any, folder: Path, setting: dict[str, Any]) -> list[float]:
     """Train, add and write; k-means and the store are shared between settings, and their cost counted for each."""
     spent = [0.0, 0.0]
     index = faiss.index_factory(base.shape[1], setting["factory"], faiss.METRIC_INNER_PRODUCT)
-    if "HNSW" in setting["factory"]:
+    if setting["factory"].startswith("HNSW"):
         faiss.downcast_index(index).hnsw.efConstruction = setting["ef_construction"]
         index.train(_sample(base, 1000))
         for i in range(0, len(base), BLOCK):
@@ -88,7 +88,13 @@ def _fill(index: Any, base: Any, folder: Path) -> list[float]:
     if chain is not None:
         faiss.downcast_VectorTransform(chain.at(0)).train(sample)
         index.is_trained = True
-    ivf.quantizer.add(turn(centroids))
+    quantizer = faiss.downcast_index(ivf.quantizer)
+    quantizer.train(turn(centroids))
+    quantizer.add(turn(centroids))
+    if isinstance(quantizer, faiss.IndexRefine):
+        quantizer.k_factor = 4
+    elif isinstance(quantizer, faiss.IndexHNSW):
+        quantizer.hnsw.efSearch = 128
     ivf.train(turn(sample))
     # Fast-scan indexes assign rows themselves.
     direct = "FastScan" not in type(ivf).__name__
@@ -110,7 +116,8 @@ class Searcher:
     batches = True
 
     def __init__(self, base: Path, folder: Path, setting: dict[str, Any]) -> None:
-        flags = faiss.IO_FLAG_MMAP_IFC if "HNSW" in setting["factory"] else 0
+        self._hnsw = setting["factory"].startswith("HNSW")
+        flags = faiss.IO_FLAG_MMAP_IFC if self._hnsw else 0
         self._base = faiss.read_index(str(folder / "faiss.index"), flags)
         self.files: list[str] = []
         self._index = self._base
@@ -119,7 +126,6 @@ class Searcher:
             self.files.append(str(path))
             self._store = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
             self._index = faiss.IndexRefine(self._base, self._store)
-        self._hnsw = "HNSW" in setting["factory"]
         self._turned = isinstance(faiss.downcast_index(self._base), faiss.IndexPreTransform)
         self._rabitq = "RaBitQ" in setting["factory"]
 
