@@ -162,9 +162,11 @@ def change(
         origins = stored = _reread(directory, recorded, sources, reading)
     else:
         new = Origin.here(sources, reading, recorded[0].base if recorded else None)
-        origins = [new]
+        # A source that is known already is read as it was, and with what is said now.
+        known = merged(recorded, new)
+        origins = [o for o in known if o.places == new.places][-1:] or [new]
         # What a program put in is known to no source: to record others would allow a sync that removes it.
-        stored = merged(recorded, new) if recorded else []
+        stored = known if recorded else []
     read_report = ReadReport()
     documents = read_all(origins, read_report, told["strict"])
     embedder = opened_for(found, told["embedder"], _choice(told))
@@ -221,7 +223,8 @@ def _reread(
         raise InputError(
             f"{directory} was read from standard input: pipe it in again, and name `-` as the SOURCE"
         )
-    return [replace(o, options=reading) for o in recorded] if reading else list(recorded)
+    # What is not said again holds on: without its id field, every document would be another one.
+    return [replace(o, options={**o.options, **reading}) for o in recorded]
 
 
 def _choice(told: dict[str, Any]) -> EmbedderChoice:

@@ -131,7 +131,7 @@ def merged(recorded: Sequence[Origin], new: Origin) -> list[Origin]:
     places = set(map(_real, new.places))
     rest = [o for o in recorded if set(map(_real, o.places)) != places]
     same = [o for o in recorded if set(map(_real, o.places)) == places]
-    return [*rest, replace(same[0], options=new.options)] if same else [*rest, new]
+    return [*rest, replace(same[0], options={**same[0].options, **new.options})] if same else [*rest, new]
 
 
 def _latest(streams: Sequence[Iterator[Document]]) -> Iterator[Document]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from embedkit.errors import InputError, NotAnIndexError, StoreError
-from embedkit_indexes import durable
+from embedkit_indexes import durable, faiss_engine
 from embedkit_indexes import manifest as manifests
 from embedkit_indexes.corpus.options import ReadReport
 from embedkit_indexes.corpus.records import Document
@@ -42,12 +42,13 @@ def build(
     """Make a new index; one that is there is replaced, in one step at the end, where `overwrite` is true."""
     with durable.store_errors(directory):
         check_target(directory, overwrite)
+    faiss_engine.check(settings.engine, settings.dim)
     with _change(directory, lambda base: Writer(directory, settings, base, progress, anew=True)) as (
         writer,
         started,
     ):
         writer.ingest(documents, "add")
-        if not writer.counts.added:
+        if not writer.counts.embedded + writer.counts.reused:
             raise InputError(nothing_to_index(read_report))
         manifest = writer.commit(skipped=_reasons(read_report), queries=_encoded(settings, queries))
     return _report(writer, manifest, started, read_report)
@@ -90,6 +91,7 @@ def delete(
     with _change(directory, _writer(directory, settings, None)) as (writer, started):
         writer.remove_ids(ids)
         if condition is not None:
+            writer.check(condition)
             writer.remove_where(condition)
         manifest = Manifest.read(directory) if dry_run else writer.commit()
     return _report(writer, manifest, started, None)
@@ -180,9 +182,10 @@ def _base(directory: Path) -> Manifest | None:
 
 def _clear(directory: Path) -> None:
     """Remove the directory where a failed build has left nothing in it but the lock."""
-    if {p.name for p in directory.iterdir()} == {durable.LOCK}:
-        (directory / durable.LOCK).unlink()
-        directory.rmdir()
+    with suppress(OSError):
+        if {p.name for p in directory.iterdir()} == {durable.LOCK}:
+            (directory / durable.LOCK).unlink()
+            directory.rmdir()
 
 
 def check_target(directory: Path, overwrite: bool) -> None:

@@ -182,11 +182,11 @@ class Columns:
                 )
             return None
         if name not in self._checked:
-            chunks = [b.column(name) for b in self._batches]
             try:
+                chunks = [b.column(name) for b in self._batches]
                 for chunk in chunks:
                     check_array(chunk)
-            except (pa.ArrowException, ValueError) as e:
+            except (pa.ArrowException, LookupError, ValueError) as e:
                 raise _corrupt(self._path, e) from e
             self._checked[name] = pa.chunked_array(chunks, type=self._schema.field(name).type)
         return self._checked[name]

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import platform
+import re
 import secrets
 import shutil
 import sys
@@ -21,7 +22,9 @@ SEGMENT = "segment-"
 DELETED = "deleted-"
 SHARDS = "embedding-"
 LOCK = "writer.lock"
-_OURS = (SEGMENT, DELETED, SHARDS)
+_BESIDE = re.compile(r"embedkit\.json\.\d+\.tmp")
+# Whole names: what a user calls segment-2023 is the user's own.
+_OURS = re.compile(r"(segment|embedding)-[0-9a-f]{12}(\.gone)?|deleted-[0-9a-f]{12}\.bits(\.gone)?")
 
 
 @contextmanager
@@ -131,9 +134,9 @@ def drop_leftovers(directory: Path, keep: Collection[str], *, shards: bool = Tru
     for path in directory.iterdir():
         if path.name.startswith(SHARDS) and not shards:
             continue
-        if path.name.startswith(_OURS) and path.name not in keep:
+        if _OURS.fullmatch(path.name) and path.name not in keep:
             _drop(path)
-        elif path.name.endswith(".tmp"):
+        elif _BESIDE.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
@@ -164,7 +167,7 @@ def _remove(path: Path) -> None:
 
 def belongs(name: str) -> bool:
     """Return whether a file of this name in an index's directory is the index's own."""
-    return name.startswith(_OURS) or name == LOCK or name.endswith(".tmp")
+    return name == LOCK or any(p.fullmatch(name) for p in (_OURS, _BESIDE))
 
 
 def replace_text(path: Path, text: str) -> None:

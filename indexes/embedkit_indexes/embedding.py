@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,21 +35,19 @@ class VectorCache:
         self.folder = directory / f"{SHARDS}{name}"
         self._dim = dim
         self._dtype = np.dtype(dtype)
-        self._sources: list[tuple[NDArray[np.uint8], NDArray[Any]]] = []
+        self._sources: list[tuple[NDArray[np.uint8], NDArray[Any], Path | Segment]] = []
+        self._sound: set[int] = set()
+        self._own: set[Path] = set()
         self._keys: NDArray[np.uint64] | None = None
         self._order: NDArray[np.int64] | None = None
-        for path in sorted(self.folder.glob("*.shard")):
-            self._read(path)
-
-    def __len__(self) -> int:
-        """Return how many vectors there are."""
-        return sum(len(hashes) for hashes, _ in self._sources)
 
     def take(self, segments: Sequence[Segment]) -> None:
-        """Add the vectors of segments of the same embedder."""
+        """Add the shards, and the vectors of segments of the same embedder."""
+        for path in sorted(self.folder.glob("*.shard")):
+            self._read(path)
         for segment in segments:
             if segment.vectors.dtype == self._dtype and segment.vectors.shape[1] == self._dim:
-                self._sources.append((segment.hashes, segment.vectors))
+                self._sources.append((segment.hashes, segment.vectors, segment))
 
     def _read(self, path: Path) -> None:
         import numpy as np
@@ -62,7 +60,7 @@ class VectorCache:
             return
         hashes = np.frombuffer(body, np.uint8, count * HASH_BYTES).reshape(count, HASH_BYTES)
         vectors = np.memmap(path, self._dtype, mode="r", offset=count * HASH_BYTES, shape=(count, self._dim))
-        self._sources.append((hashes.copy(), vectors))
+        self._sources.append((hashes.copy(), vectors, path))
 
     def look_up(self, hashes: NDArray[np.uint8], out: NDArray[Any]) -> NDArray[np.bool_]:
         """Write the vectors of the hashes, uint8 [n, 16], that are known to `out`, [n, dim]; say which were."""
@@ -72,10 +70,10 @@ class VectorCache:
         if not self._sources:
             return found
         if self._keys is None or self._order is None:
-            keys = np.concatenate([_words(h)[:, 0] for h, _ in self._sources])
+            keys = np.concatenate([_words(h)[:, 0] for h, _, _ in self._sources])
             self._order = np.argsort(keys, kind="stable")
             self._keys = keys[self._order]
-        starts = np.cumsum([0, *(len(h) for h, _ in self._sources)])
+        starts = np.cumsum([0, *(len(h) for h, _, _ in self._sources)])
         wanted = _words(hashes)
         at = np.searchsorted(self._keys, wanted[:, 0])
         near = at < len(self._keys)
@@ -83,12 +81,27 @@ class VectorCache:
         for i in np.flatnonzero(near):
             place = int(self._order[at[i]])
             source = int(np.searchsorted(starts, place, side="right")) - 1
-            stored, vectors = self._sources[source]
+            stored, vectors, _ = self._sources[source]
             row = place - int(starts[source])
             if (stored[row] == hashes[i]).all():
+                self._check(source)
                 out[i] = vectors[row]
                 found[i] = True
         return found
+
+    def _check(self, source: int) -> None:
+        """Note a shard that is used; verify a segment: what was altered would get a new checksum and never be found.
+
+        Raises CorruptIndexError.
+        """
+        if source in self._sound:
+            return
+        origin = self._sources[source][2]
+        if isinstance(origin, Segment):
+            origin.record.verify(origin.folder.parent)
+        else:
+            self._own.add(origin)
+        self._sound.add(source)
 
     def put(self, hashes: NDArray[np.uint8], vectors: NDArray[Any]) -> None:
         """Keep a window's vectors until the change is committed."""
@@ -104,11 +117,15 @@ class VectorCache:
             f.flush()
             os.fsync(f.fileno())
         beside.replace(path)
+        self._own.add(path)
         sync_folder(self.folder)
 
-    def drop(self) -> None:
-        """Remove the shards."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def drop(self, *, whole: bool) -> None:
+        """Remove the shards that were written or used: their vectors are stored now. With `whole`, all."""
+        for path in self.folder.glob("*") if whole else self._own:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 class CachedEmbedder:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import CorpusError, InputError, StoreError
+from embedkit.errors import CorpusError, InputError
+from embedkit.syncing import sync_file, sync_folder
 from embedkit_indexes.durable import store_errors
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.segment import Segment
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from embedkit_indexes.snapshot import Snapshot
 
 _KEY = b"embedkit"
+# A sha256 for each row group: what another hand or a bad disk has altered would get checksums of its own.
+_DIGESTS = b"embedkit.sha256"
 # What a manifest says of the embedder and the chunks, without which vectors are numbers.
 _CARRIED = (
     "fingerprint", "embedder", "spec", "options", "chunker", "engine", "probes", "dtype", "dim", "sources", "tasks", "skipped",
@@ -31,11 +36,13 @@ def export_parquet(snapshot: Snapshot, path: Path, *, overwrite: bool = False) -
     """Write the chunks that are not deleted to one Parquet file, a row each; return how many.
 
     Columns: those of a hit, `hash`, `vector` (float16 or float32 lists), and the document's, `document_…`. The file's
-    metadata holds what `import_parquet` needs of the manifest. Raises StoreError, InputError where the file is there.
+    metadata holds what `ParquetIndex` needs of the manifest. Raises StoreError, InputError where the file is there.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if path.resolve().is_relative_to(snapshot.directory.resolve()):
+        raise InputError(f"{path} lies inside the index: name a file elsewhere")
     if path.exists() and not overwrite:
         raise InputError(
             f"{path} is there already: name another file, or --force (overwrite=True) replaces it"
@@ -45,19 +52,27 @@ def export_parquet(snapshot: Snapshot, path: Path, *, overwrite: bool = False) -
     manifest = snapshot.manifest
     plain = manifest.to_dict()
     told = json.dumps({"format": 1, **{name: plain[name] for name in _CARRIED}}, ensure_ascii=False)
+    told = json.dumps({"told": told, "sha256": hashlib.sha256(told.encode()).hexdigest()})
     value = pa.float16() if manifest.dtype == "float16" else pa.float32()
     vector = pa.field("vector", pa.list_(value, manifest.dim))
     schema = pa.schema([*chunk_schema(), vector, *_document_fields()], metadata={_KEY: told.encode()})
-    beside = path.with_name(f"{path.name}.tmp")
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     written = 0
     with store_errors(path):
         try:
-            with pq.ParquetWriter(str(beside), schema, compression="zstd") as writer:
+            with pq.ParquetWriter(
+                str(beside), schema, compression="zstd", write_page_checksum=True
+            ) as writer:
+                digests = []
                 for segment in snapshot.segments:
                     for batch in _batches(segment, schema, vector.type):
                         writer.write_batch(batch)
                         written += batch.num_rows
+                        digests.append(_digest(batch))
+                writer.add_key_value_metadata({_DIGESTS: json.dumps(digests)})
+            sync_file(beside)
             beside.replace(path)
+            sync_folder(path.parent)
         finally:
             beside.unlink(missing_ok=True)
     return written
@@ -95,6 +110,19 @@ def _batches(segment: Segment, schema: pa.Schema, vector: pa.DataType) -> Iterat
         at += batch.num_rows
 
 
+def _digest(batch: pa.RecordBatch) -> str:
+    """Return a sha256 over the values of a batch, however they lie in its buffers."""
+    digest = hashlib.sha256()
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        digest.update(f"{field.name} {column.null_count} {len(column)}\n".encode())
+        if field.name == "vector":
+            digest.update(column.flatten().to_numpy(zero_copy_only=False).tobytes())
+        else:
+            values = column.to_pylist()
+            digest.update(json.dumps([v.hex() if isinstance(v, bytes) else v for v in values]).encode())
+    return digest.hexdigest()
+
+
 class ParquetIndex:
     """Read what `export_parquet` wrote."""
 
@@ -106,7 +134,7 @@ class ParquetIndex:
         if not path.is_file():
             raise CorpusError(str(path), "no such file")
         try:
-            self._file = pq.ParquetFile(str(path))
+            self._file = pq.ParquetFile(str(path), page_checksum_verification=True)
         except (pa.ArrowException, OSError) as e:
             raise CorpusError(str(path), f"is no Parquet file: {e}") from e
         told = (self._file.schema_arrow.metadata or {}).get(_KEY)
@@ -114,7 +142,16 @@ class ParquetIndex:
             raise CorpusError(
                 str(path), "was not written by `embedkit export`: index its texts with `embedkit index`"
             )
-        self.told: dict[str, Any] = json.loads(told)
+        try:
+            outer = json.loads(told)
+            if hashlib.sha256(outer["told"].encode()).hexdigest() != outer["sha256"]:
+                raise ValueError("its checksum is not that of its content")
+            self.told: dict[str, Any] = json.loads(outer["told"])
+            self._digests = json.loads((self._file.metadata.metadata or {})[_DIGESTS])
+            if len(self._digests) != self._file.num_row_groups:
+                raise ValueError(f"{len(self._digests)} checksums for {self._file.num_row_groups} row groups")
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise CorpusError(str(path), f"is damaged ({e}): export it again") from e
         if self.told.get("format") != 1:
             raise CorpusError(str(path), "was written by a newer embedkit: update embedkit")
 
@@ -122,10 +159,17 @@ class ParquetIndex:
         """Yield the rows."""
         import pyarrow as pa
 
-        try:
-            yield from self._file.iter_batches(_ROWS)
-        except (pa.ArrowException, OSError) as e:
-            raise StoreError(f"{self.path} cannot be read to its end ({e}): export it again") from e
+        for number, digest in enumerate(self._digests):
+            try:
+                table = self._file.read_row_group(number).combine_chunks()
+                table.validate(full=True)
+                (batch,) = table.to_batches()
+                if _digest(batch) != digest:
+                    raise ValueError("its rows are not those that were exported")
+            except (pa.ArrowException, OSError, ValueError) as e:
+                why = " ".join(str(e).split())
+                raise CorpusError(str(self.path), f"is damaged ({why}): export it again") from e
+            yield batch
 
     def manifest(self) -> Manifest:
         """Return a manifest of no segments, with all that the file tells."""

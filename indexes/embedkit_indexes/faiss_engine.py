@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from embedkit_indexes.engine_exact import ExactScan
 from embedkit_indexes.planner import (
     EXACT_LIMIT,
     HNSW_LINKS,
+    TYPES,
     EngineConfig,
     SearchEffort,
     cell_count,
@@ -104,7 +106,10 @@ def build(
 
         index = gpu.cagra(faiss, vectors, HNSW_LINKS)
     else:
-        index = _from_factory(faiss, kind, vectors, tell)
+        found = _from_factory(faiss, kind, vectors, tell)
+        if found is None:
+            return description
+        index = found
     _write(faiss, index, folder / FILE, flags)
     filled = perf_counter()
     description |= {"type": kind, "files": [FILE], "cells": cells}
@@ -141,11 +146,10 @@ def _from_factory(faiss: Any, factory: str, vectors: NDArray[np.generic], tell: 
         tell("training")
         index.train(np.asarray(vectors[chosen], dtype=np.float32))
     except RuntimeError as e:
-        reason = str(e).splitlines()[-1].split("failed: ")[-1]
-        raise InputError(
-            f"FAISS cannot build the engine {factory!r} for {rows:,} vectors of {dim} dimensions ({reason}): "
-            "take auto, exact, ivf-rabitq, ivf-sq8, hnsw or another factory string"
-        ) from e
+        if rows <= EXACT_LIMIT:
+            # What was checked before the work and fails now has too few rows to train on: a small change of a large index.
+            return None
+        raise InputError(_unknown(factory, dim, e)) from e
     _fill(index, vectors, tell)
     return index
 
@@ -154,6 +158,29 @@ def _write(faiss: Any, index: Any, path: Path, flags: int) -> None:
     # Through Python's file: FAISS's own says nothing where a full disk refuses the last bytes.
     with path.open("wb") as f:
         faiss.write_index(index, faiss.PyCallbackIOWriter(f.write, _WRITTEN), flags)
+
+
+def check(config: EngineConfig, dim: int) -> None:
+    """Raise InputError for a factory string that FAISS does not know: before anything is embedded, not after."""
+    if config.type in TYPES:
+        return
+    if "Refine" in config.type or config.type.endswith("RFlat"):
+        raise InputError(
+            f"the engine {config.type!r} re-ranks by itself: leave that part out, every engine here re-ranks exactly"
+        )
+    faiss = load()
+    try:
+        faiss.index_factory(dim, config.type, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as e:
+        raise InputError(_unknown(config.type, dim, e)) from e
+
+
+def _unknown(factory: str, dim: int, error: RuntimeError) -> str:
+    reason = str(error).splitlines()[-1].split("failed: ")[-1]
+    return (
+        f"FAISS cannot build the engine {factory!r} for vectors of {dim} dimensions ({reason}): take auto, exact, "
+        "ivf-rabitq, ivf-sq8, hnsw or another factory string"
+    )
 
 
 def open_engine(folder: Path, vectors: NDArray[np.generic], description: Mapping[str, Any]) -> Engine:
@@ -205,6 +232,8 @@ class ExactEngine:
 
 _ready: list[Any] = []
 _thread = threading.local()
+# OpenMP's threads do not come along into a forked process, and waiting for them never ends: one thread works there.
+_process = os.getpid()
 
 
 def load(queries: int = 2) -> Any:
@@ -226,7 +255,7 @@ def load(queries: int = 2) -> Any:
         _ready.append(faiss)
     # OpenMP keeps the number for each thread that calls it. One query has nothing to share out, and waking a second
     # thread for it costs milliseconds where the cores are busy.
-    threads = 1 if queries < 2 else thread_count()
+    threads = 1 if queries < 2 or os.getpid() != _process else thread_count()
     if getattr(_thread, "threads", None) != threads:
         _ready[0].omp_set_num_threads(threads)
         _thread.threads = threads

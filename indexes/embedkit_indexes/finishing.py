@@ -69,7 +69,9 @@ def _find_themselves(folder: Path, vectors: NDArray[Any], engine: Mapping[str, A
     if not len(queries):
         return
     scores, _ = faiss_engine.open_engine(folder, vectors, engine).search(queries, 1)
-    if float(scores.min()) < 0.998:
+    # A graph or cells may miss one: many equal texts can lead a walk astray.
+    wanted = 1.0 if engine["type"] == "exact" else 0.5
+    if float((scores >= 0.998).mean()) < wanted:
         raise CorruptIndexError(
             f"the new index does not find its own vectors (score {float(scores.min()):.3f} instead of 1): nothing was "
             "replaced; run `embedkit doctor`"

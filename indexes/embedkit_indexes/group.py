@@ -9,6 +9,7 @@ from pathlib import Path
 from embedkit.embedder import Embedder
 from embedkit.errors import FingerprintError, InputError
 from embedkit_indexes.index import Index
+from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.reader import IndexReader
 from embedkit_indexes.snapshot import Snapshot
 
@@ -45,6 +46,7 @@ class IndexGroup(IndexReader):
         snapshots = [i._snapshot for i in indexes]
         super().__init__(first.directory, GroupSnapshot([i.directory for i in indexes], snapshots), embedder)
         self.indexes = tuple(indexes)
+        self._parts = snapshots
         self.__dict__["tasks"] = {n: t for i in reversed(indexes) for n, t in i.tasks.items()}
 
     def __len__(self) -> int:
@@ -56,12 +58,24 @@ class IndexGroup(IndexReader):
 
     def refresh(self) -> bool:
         """See the latest version of each index from now on; return whether any was newer."""
+        # A member may have gone ahead alone, where a refresh failed at another one.
+        ahead = [i._snapshot for i in self.indexes] != self._parts
+        if not ahead and not any(i._snapshot.outdated(i.directory) for i in self.indexes):
+            return False
+        check_one_embedder(
+            [i.directory for i in self.indexes], [Manifest.read(i.directory) for i in self.indexes]
+        )
+        embedder = self.__dict__.get("embedder", self._given)
+        if embedder is not None:
+            self._check_fingerprint(embedder, Manifest.read(self.directory))
         newer = [i.refresh() for i in self.indexes]
-        if any(newer):
-            self._snapshot = GroupSnapshot(
-                [i.directory for i in self.indexes], [i._snapshot for i in self.indexes]
-            )
-        return any(newer)
+        check_one_embedder([i.directory for i in self.indexes], [i.manifest for i in self.indexes])
+        self._parts = [i._snapshot for i in self.indexes]
+        self._snapshot = GroupSnapshot(
+            [i.directory for i in self.indexes], [i._snapshot for i in self.indexes]
+        )
+        self.__dict__["tasks"] = {n: t for i in reversed(self.indexes) for n, t in i.tasks.items()}
+        return ahead or any(newer)
 
     def verify(self) -> None:
         """Read all files of all indexes and compare their checksums. Raises CorruptIndexError."""
@@ -84,13 +98,17 @@ def open_indexes(directories: Sequence[str | Path], embedder: Embedder | None = 
         if real.count(path) > 1:
             raise InputError(f"{paths[real.index(path)]} was named twice: name each index once")
     indexes = [Index.open(p, embedder) for p in paths]
-    first = indexes[0].manifest
-    for path, index in zip(paths, indexes, strict=True):
-        other = index.manifest
+    check_one_embedder(paths, [i.manifest for i in indexes])
+    return IndexGroup(indexes, embedder)
+
+
+def check_one_embedder(paths: Sequence[Path], manifests: Sequence[Manifest]) -> None:
+    """Raise FingerprintError where two indexes were built with different embedders."""
+    first = manifests[0]
+    for path, other in zip(paths, manifests, strict=True):
         if other.fingerprint != first.fingerprint:
             raise FingerprintError(
                 f"{paths[0]} was built with {first.embedder['name']} ({first.fingerprint}), {path} with "
                 f"{other.embedder['name']} ({other.fingerprint}): their vectors cannot be compared; search them one "
                 "by one, or re-embed one with `embedkit migrate`"
             )
-    return IndexGroup(indexes, embedder)

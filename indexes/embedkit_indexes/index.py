@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from embedkit.embedder import Embedder
 from embedkit.errors import InputError
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from embedkit_indexes.filters import Condition
     from embedkit_indexes.reports import BuildProgress, BuildReport
     from embedkit_indexes.settings import IndexSettings
+
+
+class Told(TypedDict, total=False):
+    """What `add`, `upsert` and `sync` may be told beside the documents.
+
+    `tasks` and `sources` are stored in place of the index's own.
+    """
+
+    progress: Callable[[BuildProgress], None]
+    read_report: ReadReport
+    tasks: Mapping[str, Task]
+    sources: Sequence[Mapping[str, Any]]
 
 
 class Index(IndexReader):
@@ -104,7 +116,7 @@ class Index(IndexReader):
         Searches under way end on the version they began with. Raises FingerprintError, and stays as it is, where the
         index was rebuilt or migrated to another embedder than the one in use.
         """
-        if Manifest.read(self.directory).generation == self.manifest.generation:
+        if not self._snapshot.outdated(self.directory):
             return False
         snapshot = Snapshot.open(self.directory)
         embedder = self.__dict__.get("embedder", self._given)
@@ -125,18 +137,15 @@ class Index(IndexReader):
         m = self.manifest
         return f"Index({str(self.directory)!r}, {m.documents} documents, {m.chunks} chunks, {m.embedder['name']})"
 
-    def add(self, documents: Iterable[Document], **told: Any) -> BuildReport:
-        """Add documents; InputError where an id is there already.
-
-        `told`: `progress`, `read_report`, and `tasks` and `sources` to be stored in place of the index's own.
-        """
+    def add(self, documents: Iterable[Document], **told: Unpack[Told]) -> BuildReport:
+        """Add documents; InputError where an id is there already."""
         return self._ingest(documents, "add", **told)
 
-    def upsert(self, documents: Iterable[Document], **told: Any) -> BuildReport:
+    def upsert(self, documents: Iterable[Document], **told: Unpack[Told]) -> BuildReport:
         """Add documents, in place of those with the same ids; what did not change is not embedded again."""
         return self._ingest(documents, "upsert", **told)
 
-    def sync(self, documents: Iterable[Document], **told: Any) -> BuildReport:
+    def sync(self, documents: Iterable[Document], **told: Unpack[Told]) -> BuildReport:
         """Make the index hold just these documents: embed what is new or changed, delete what is not among them.
 
         Documents of a source that `read_report` says could not be read stay. Raises InputError, and changes nothing,
@@ -148,16 +157,23 @@ class Index(IndexReader):
         self,
         documents: Iterable[Document],
         mode: Literal["add", "upsert", "sync"],
+        *,
         progress: Callable[[BuildProgress], None] | None = None,
         read_report: ReadReport | None = None,
-        **stored: Any,
+        tasks: Mapping[str, Task] | None = None,
+        sources: Sequence[Mapping[str, Any]] | None = None,
     ) -> BuildReport:
         from dataclasses import replace
 
         from embedkit_indexes.changes import ingest
 
         def settings(manifest: Manifest) -> IndexSettings:
-            return replace(self._settings(manifest), **stored)
+            own = self._settings(manifest)
+            return replace(
+                own,
+                tasks=own.tasks if tasks is None else tasks,
+                sources=own.sources if sources is None else tuple(sources),
+            )
 
         report = ingest(self.directory, settings, documents, mode, progress=progress, read_report=read_report)
         self._settle()
@@ -177,8 +193,7 @@ class Index(IndexReader):
         what would be. Raises InputError where nothing is asked for.
         """
         from embedkit_indexes.changes import delete
-        from embedkit_indexes.filters import F, check
-        from embedkit_indexes.segment import FilterFields
+        from embedkit_indexes.filters import F
         from embedkit_indexes.where import parse_where
 
         if isinstance(ids, str):
@@ -189,8 +204,6 @@ class Index(IndexReader):
             condition = F("source") == source if condition is None else (F("source") == source) & condition
         if not wanted and condition is None:
             raise InputError("nothing was named to delete: give ids, a source or a filter")
-        if condition is not None:
-            check(condition, [FilterFields(s) for s in self._snapshot.segments])
         report = delete(self.directory, self._stored, wanted, condition, dry_run=dry_run)
         self._settle()
         return report
@@ -219,7 +232,7 @@ class Index(IndexReader):
         """
         from dataclasses import replace
 
-        from embedkit_indexes.changes import migrate
+        from embedkit_indexes.changes import migrate, sweep
         from embedkit_indexes.settings import IndexSettings
 
         options = dict(embedder_options or {})
@@ -233,9 +246,12 @@ class Index(IndexReader):
             return replace(stored, dtype=dtype or stored.dtype)
 
         report = migrate(self.directory, settings, progress)
-        self._given = new
-        self.__dict__.pop("embedder", None)
-        self._settle()
+        with self._loading:
+            # Both at once: a search in another thread sees the old embedder and version, or the new ones.
+            self._given = new
+            self.__dict__.pop("embedder", None)
+            self.refresh()
+        sweep(self.directory)
         return report
 
     def _settings(self, manifest: Manifest) -> IndexSettings:

@@ -13,6 +13,7 @@ from embedkit_indexes.segment_writer import id_key
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 
@@ -70,8 +71,12 @@ class DocumentLookup:
         return bytes(self._hashes[place.segment][at : at + HASH_BYTES])
 
     def _id(self, place: Place) -> str:
-        value: str = self._segments[place.segment].documents("id")[place.document].as_py()
+        value: str = self._ids[place.segment][place.document].as_py()
         return value
+
+    @cached_property
+    def _ids(self) -> list[pa.ChunkedArray]:
+        return [segment.documents("id") for segment in self._segments]
 
     @cached_property
     def _hashes(self) -> list[bytes]:

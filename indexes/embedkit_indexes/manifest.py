@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,8 @@ class SegmentRecord:
             yield self.deletions.name, self.deletions.file
 
     def verify(self, directory: Path) -> None:
-        """Read every file and compare its sha256. Raises CorruptIndexError naming the file that differs."""
-        for name, record in self.paths():
-            path = directory / name
-            if not path.is_file():
-                raise CorruptIndexError(f"{path} is missing: {_DAMAGED}")
-            if checksum(path) != record.sha256:
-                raise CorruptIndexError(f"{path} was altered: {_DAMAGED}")
+        """Read every file and compare its sha256. Raises CorruptIndexError naming all files that differ."""
+        _verify(directory, self.paths())
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +228,23 @@ class Manifest:
                 raise CorruptIndexError(f"{path} {state}: {_DAMAGED}")
 
     def verify(self, directory: Path) -> None:
-        """Read every file and compare its sha256. Raises CorruptIndexError naming the file that differs."""
-        self._check_sizes(directory)
-        for segment in self.segments:
-            segment.verify(directory)
+        """Read every file and compare its sha256. Raises CorruptIndexError naming all files that differ."""
+        _verify(directory, self.files())
+
+
+def _verify(directory: Path, files: Iterable[tuple[str, FileRecord]]) -> None:
+    found = [f for name, record in files if (f := _difference(directory / name, record))]
+    if found:
+        raise CorruptIndexError(f"{'; '.join(found)}: {_DAMAGED}")
+
+
+def _difference(path: Path, record: FileRecord) -> str:
+    size = path.stat().st_size if path.is_file() else None
+    if size is None:
+        return f"{path} is missing"
+    if size != record.bytes:
+        return f"{path} has {size:,} bytes instead of {record.bytes:,}"
+    return f"{path} was altered" if checksum(path) != record.sha256 else ""
 
 
 def _segment(data: Mapping[str, Any]) -> SegmentRecord:

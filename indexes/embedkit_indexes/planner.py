@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from embedkit.errors import InputError
+from embedkit.errors import InputError, UnknownNameError
 
 # Up to here one query scans everything in some 10 ms on a laptop core, and nothing need be trained.
 EXACT_LIMIT = 200_000
@@ -42,6 +42,11 @@ class EngineConfig:
         _check_recall(self.recall)
         if self.memory_budget is not None and self.memory_budget < 1:
             raise InputError(f"memory_budget is {self.memory_budget}: give bytes, at least 1")
+        if self.type not in TYPES and not any(c.isupper() for c in self.type):
+            # FAISS's factory strings hold capitals, all of them.
+            raise UnknownNameError("engine", self.type, TYPES, "A FAISS factory string will do too.")
+        if self.exact_limit < 0:
+            raise InputError(f"exact_limit is {self.exact_limit}: give 0 or more rows")
 
 
 @dataclass(frozen=True)

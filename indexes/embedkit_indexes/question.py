@@ -52,10 +52,15 @@ def make_question(
         raise InputError(f"k is {k}: ask for 1 or more results")
     if mode not in MODES:
         raise UnknownNameError("mode", str(mode), MODES)
+    weights = _numbers(weights)
     if len(weights) != 2 or min(weights) < 0 or not max(weights) > 0 or not sum(weights) < float("inf"):
         raise InputError(
             f"weights are {weights!r}: give two numbers, of vectors and words, none below 0, not both 0"
         )
+    if effort is not None and (
+        isinstance(effort, bool) or not isinstance(effort, float | int | SearchEffort)
+    ):
+        raise InputError(f"effort is {effort!r}: give a recall such as 0.95, or a SearchEffort")
     if isinstance(effort, float | int):
         effort = SearchEffort(recall=float(effort))
     return Question(
@@ -63,13 +68,24 @@ def make_question(
     )
 
 
+def _numbers(weights: Sequence[float]) -> tuple[float, ...]:
+    try:
+        if not isinstance(weights, str):
+            return tuple(float(w) for w in weights)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"weights are {weights!r}: give two numbers, of vectors and words")
+
+
 def _condition(lang: str | None, where: str | Condition | None) -> Condition | None:
     if lang is None and where is None:
         return None
-    from embedkit_indexes.filters import F
+    from embedkit_indexes.filters import Condition, F
     from embedkit_indexes.where import parse_where
 
     condition = parse_where(where) if isinstance(where, str) else where
+    if condition is not None and not isinstance(condition, Condition):
+        raise InputError(f'where is {where!r}: write it as text, or as F("year") >= 2020')
     if lang is None:
         return condition
     spoken = F("lang") == lang

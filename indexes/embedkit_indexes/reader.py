@@ -124,9 +124,10 @@ class IndexReader:
         question = make_question(
             task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
         )
-        snapshot = self._snapshot
+        queries = checked_queries(queries)
+        snapshot, embedder = self._opened(question)
         results: list[SearchResult] = []
-        for found in self._find(snapshot, queries, question, lang):
+        for found in self._find(snapshot, embedder, queries, question, lang):
             numbers = found.ranking.numbers
             hits = tuple(
                 SearchHit(
@@ -161,33 +162,43 @@ class IndexReader:
         question = make_question(
             task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
         )
-        snapshot = self._snapshot
+        queries = checked_queries(queries)
+        snapshot, embedder = self._opened(question)
         ids = snapshot.document_ids
         return [
             [RankedChunk(ids[n], s) for s, n in zip(*found.ranking, strict=True)]
-            for found in self._find(snapshot, queries, question, lang)
+            for found in self._find(snapshot, embedder, queries, question, lang)
         ]
 
     def _find(
-        self, snapshot: Snapshot, queries: Sequence[str], question: Question, lang: str | None
+        self,
+        snapshot: Snapshot,
+        embedder: Embedder | None,
+        queries: Sequence[str],
+        question: Question,
+        lang: str | None,
     ) -> Iterator[Found]:
-        queries = checked_queries(queries)
         if lang is not None and lang not in snapshot.languages:
             raise UnknownNameError("language", lang, snapshot.languages, "`embedkit info` counts them.")
         chosen = get_task(question.task, self.tasks) if isinstance(question.task, str) else question.task
-        self._load()
-        info = self.embedder.info
-        sentence = self.embedder.instruction_for(chosen, question.instruction)
-        name = self._task_name(chosen, question.instruction)
-        obeys = sentence is None or info.instruction_trained
         allowed = snapshot.allowed(question.condition)
+        if embedder is None:
+            # Words need no embedder: neither its weights nor its program.
+            rankings = search_snapshot(snapshot, queries, None, allowed, question)
+            for query, ranking in zip(queries, rankings, strict=True):
+                yield Found(query, None, None, query, True, 0, *ranking)
+            return
+        info = embedder.info
+        sentence = embedder.instruction_for(chosen, question.instruction)
+        name = chosen.name if chosen is not None else info.default_task
+        if chosen is None and question.instruction is not None:
+            name = None
+        obeys = sentence is None or info.instruction_trained
         for start in range(0, len(queries), _BATCH):
             part = queries[start : start + _BATCH]
             encoded = [info.template.render_query(q, sentence) for q in part]
-            tokens = self.embedder.count_tokens(encoded)
-            vectors = None
-            if question.mode != "lexical":
-                vectors = self.embedder.encode_query(part, chosen, question.instruction)
+            tokens = embedder.count_tokens(encoded)
+            vectors = embedder.encode_query(part, chosen, question.instruction)
             rankings = search_snapshot(snapshot, part, vectors, allowed, question)
             for query, text, count, ranking in zip(part, encoded, tokens, rankings, strict=True):
                 cut = max(0, count - info.max_length)
@@ -209,9 +220,10 @@ class IndexReader:
         question = make_question(
             task, instruction, k, lang=None, where=where, effort=effort, mode=mode, weights=(1.0, 1.0)
         )
-        snapshot = self._snapshot
-        found = next(self._find(snapshot, [query], question, None))
-        tokenizer = self.embedder.tokenizer
+        checked_queries([query])
+        snapshot, embedder = self._opened(question)
+        found = next(self._find(snapshot, embedder, [query], question, None))
+        tokenizer = embedder.tokenizer if embedder is not None else None
         return {
             "query": query,
             "task": found.task,
@@ -219,7 +231,7 @@ class IndexReader:
             "obeys": found.obeys,
             "encoded": found.encoded,
             "tokens": tokenizer.encode(found.encoded).tokens if tokenizer is not None else None,
-            "token_count": self.embedder.count_tokens([found.encoded])[0],
+            "token_count": embedder.count_tokens([found.encoded])[0] if embedder is not None else None,
             "truncated": found.truncated,
             "embedder": {**self.manifest.embedder, "fingerprint": self.manifest.fingerprint},
             "plan": {**snapshot.plan(question), "threads": thread_count()},
@@ -234,11 +246,14 @@ class IndexReader:
             out.update((id, lang) for id, lang, alive in zip(*columns, live, strict=True) if alive)
         return out
 
-    def _task_name(self, chosen: Task | None, instruction: str | None) -> str | None:
-        """Return the task that holds: the one chosen, else the embedder's default unless words are given."""
-        if chosen is not None:
-            return chosen.name
-        return self.embedder.info.default_task if instruction is None else None
+    def _opened(self, question: Question) -> tuple[Snapshot, Embedder | None]:
+        """Return a version and the embedder of its vectors, None where words alone are searched."""
+        if question.mode == "lexical":
+            return self._snapshot, None
+        self._load()
+        with self._loading:
+            # Both at once: a migration replaces both.
+            return self._snapshot, self.embedder
 
     def _load(self) -> None:
         """Open the embedder and, beside it, the index: each waits on other things than the other."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _RAW = "vectors.raw"
 # Documents are written once the chunker has left them behind: it looks a window of 256 ahead.
 _AHEAD = 1024
+_BATCH_ROWS = 2048
 
 
 def chunk_schema() -> pa.Schema:
@@ -125,6 +126,8 @@ class SegmentWriter:
         self._columns = ColumnsWriter(folder)
         self._chunks = pa.ipc.new_file(str(folder / CHUNKS), chunk_schema())
         self._documents = pa.ipc.new_file(str(folder / DOCUMENTS), document_schema())
+        self._chunk_batches = _Batches(self._chunks)
+        self._document_batches = _Batches(self._documents)
         self._raw = (folder / _RAW).open("wb")
         self._pending: deque[_Pending] = deque()
         self.rows = 0
@@ -160,7 +163,7 @@ class SegmentWriter:
     def _write(self, batch: Any, vectors: NDArray[Any], metadata: Sequence[Mapping[str, Any]]) -> None:
         import numpy as np
 
-        self._chunks.write_batch(batch)
+        self._chunk_batches.write(batch)
         self._columns.write(metadata)
         self._raw.write(np.ascontiguousarray(vectors, dtype=self._dtype).data)
         self.rows += batch.num_rows
@@ -193,7 +196,7 @@ class SegmentWriter:
         if rows:
             schema = document_schema()
             arrays = [pa.array(c, type=f.type) for c, f in zip(zip(*rows, strict=True), schema, strict=True)]
-            self._documents.write_batch(pa.record_batch(arrays, schema=schema))
+            self._document_batches.write(pa.record_batch(arrays, schema=schema))
             self.document_count += count
 
     def copy(self, segment: Segment, encode: Encode | None = None, embedder: Embedder | None = None) -> None:
@@ -225,7 +228,7 @@ class SegmentWriter:
             live = segment.live_documents[at : at + batch.num_rows]
             kept = batch if live.all() else batch.filter(pa.array(live))
             if kept.num_rows:
-                self._documents.write_batch(_recounted(kept, counts, embedder) if embedder else kept)
+                self._document_batches.write(_recounted(kept, counts, embedder) if embedder else kept)
                 self.document_count += kept.num_rows
             at += batch.num_rows
 
@@ -254,7 +257,7 @@ class SegmentWriter:
             for f in schema
         ]
         if first:
-            self._documents.write_batch(pa.record_batch(columns, schema=schema))
+            self._document_batches.write(pa.record_batch(columns, schema=schema))
             self.document_count += len(first)
 
     def finish(self, report: ChunkReport | None = None) -> None:
@@ -263,9 +266,14 @@ class SegmentWriter:
         import pyarrow as pa
 
         self._flush(len(self._pending), report or ChunkReport())
+        self._chunk_batches.flush()
+        self._document_batches.flush()
         self._columns.finish()
         self.close()
         raw = self.folder / _RAW
+        if not self.rows:
+            raw.unlink()
+            return
         flat = np.memmap(raw, dtype=self._dtype, mode="r", shape=(self.rows * self._dim,))
         column = pa.FixedSizeListArray.from_arrays(pa.array(flat), self._dim)
         with pa.ipc.new_file(str(self.folder / VECTORS), pa.schema([("vector", column.type)])) as f:
@@ -287,6 +295,29 @@ class SegmentWriter:
         reader = pa.ipc.open_file(pa.memory_map(str(self.folder / CHUNKS)))
         for i in range(reader.num_record_batches):
             yield from reader.get_batch(i).column("text").to_pylist()
+
+
+class _Batches:
+    """Gather small batches before they are written: a file of many would be slow to open."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._held: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._held.append(batch)
+        self._rows += batch.num_rows
+        if self._rows >= _BATCH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        import pyarrow as pa
+
+        if self._held:
+            for batch in pa.Table.from_batches(self._held).combine_chunks().to_batches():
+                self._file.write_batch(batch)
+        self._held, self._rows = [], 0
 
 
 def _recounted(batch: pa.RecordBatch, tokens: Iterator[int], embedder: Embedder) -> pa.RecordBatch:

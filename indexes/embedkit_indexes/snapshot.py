@@ -38,8 +38,10 @@ class Snapshot:
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self.manifest = manifest
+        self.directory = directory
         self.segments = [Segment(directory, r) for r in manifest.segments]
         self.languages = list(manifest.languages)
+        self._stamp = b""
         self._filters: OrderedDict[str, list[RowSet | None]] = OrderedDict()
 
     @staticmethod
@@ -49,6 +51,7 @@ class Snapshot:
             before = _stamp(directory)
             try:
                 snapshot = Snapshot(directory, Manifest.read(directory))
+                snapshot._stamp = before
             except CorruptIndexError:
                 # A change that ended just now may have taken the old folders away.
                 if _stamp(directory) == before:
@@ -57,6 +60,10 @@ class Snapshot:
             # Only now, with the folders pinned, is it certain that they are whole.
             if _stamp(directory) == before:
                 return snapshot
+
+    def outdated(self, directory: Path) -> bool:
+        """Return whether the directory holds another version. Raises NotAnIndexError, CorruptIndexError."""
+        return _stamp(directory) != self._stamp and Manifest.read(directory) != self.manifest
 
     def __len__(self) -> int:
         """Return the number of chunks that are not deleted."""

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from embedkit.errors import InputError, StoreError
+from embedkit.errors import InputError, NotAnIndexError
 from embedkit.syncing import sync_file
 from embedkit_indexes import durable
 from embedkit_indexes.corpus.chunking import ChunkReport, chunk_documents
@@ -77,6 +77,8 @@ class Writer:
         self.base = base
         self.counts = Counts()
         self._anew = anew or base is None
+        self._sealing = False
+        self._whole = self._anew
         self._progress = progress
         self._segments = [Segment(directory, r) for r in (base.segments if base and not anew else ())]
         self._dead = [~s.live_documents for s in self._segments]
@@ -101,6 +103,7 @@ class Writer:
         seen = [np.zeros(s.record.documents, dtype=bool) for s in self._segments]
         self._embed(self._changed(documents, mode, seen))
         if mode == "sync":
+            self._whole = True
             self._prune(seen, keep)
 
     def _changed(
@@ -153,6 +156,12 @@ class Writer:
                 self._kill(place)
                 self.counts.removed += 1
 
+    def check(self, condition: Condition) -> None:
+        """Raise UnknownNameError or InputError for a condition that no segment can be asked."""
+        from embedkit_indexes.filters import check
+
+        check(condition, [FilterFields(s) for s in self._segments])
+
     def remove_where(self, condition: Condition) -> None:
         """Delete the documents of which any chunk satisfies the condition."""
         import numpy as np
@@ -174,6 +183,8 @@ class Writer:
         """Embed every chunk of the base anew, its text as it is stored, into one segment."""
         if not self._segments:
             return
+        self._whole = True
+        self._cache.take([])
         writer = self._start()
         if self.base is not None and self.base.fingerprint == self.settings.fingerprint:
             self._cache.take(self._segments)
@@ -271,30 +282,40 @@ class Writer:
         elif base is not None and manifest.content() == base.content():
             manifest = base
         if manifest is not base:
+            self._sealing = True
             manifest.write(self.directory)
-        self._clean(manifest)
+        # What is written counts now: what cannot be cleared away is litter, and no failure.
+        with suppress(OSError):
+            self._clean(manifest, compact)
         return manifest
 
     @property
     def committed(self) -> bool:
-        """Whether the directory's manifest is another one than when the change began."""
+        """Whether the new manifest counts, or may: in doubt, what was written has to stay."""
+        if not self._sealing:
+            return False
         try:
             found = Manifest.read(self.directory).generation
-        except StoreError:
+        except NotAnIndexError:
             return False
+        except OSError:
+            return True
         return self.base is None or found != self.base.generation
 
-    def _clean(self, manifest: Manifest) -> None:
+    def _clean(self, manifest: Manifest, compact: bool) -> None:
         self._segments = []  # their pins would keep what is to go
         self._lookup = DocumentLookup([], [])
-        self._cache.drop()
-        durable.drop_leftovers(self.directory, manifest.names())
+        # What another change has embedded before it was killed stays for it, unless this one went over all there is.
+        self._cache.drop(whole=self._whole)
+        durable.drop_leftovers(self.directory, manifest.names(), shards=self._anew or compact)
 
     def _records(self, compact: bool, queries: NDArray[np.float32] | None) -> list[SegmentRecord]:
+        import numpy as np
+
         fresh = self._fresh_segment()
         old: list[Segment] = []
         for segment, dead in zip(self._segments, self._dead, strict=True):
-            if not dead.all():
+            if np.diff(segment.first_rows)[~dead].any():
                 old.append(self._with_deletions(segment, dead))
         parts = [*old, *([fresh] if fresh else [])]
         merged, rest = plan_merge(parts, bool(fresh), compact)

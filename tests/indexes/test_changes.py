@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from embedkit import Task
-from embedkit.errors import CorpusError, FingerprintError, InputError, UnknownNameError
+from embedkit.errors import (
+    CorpusError,
+    CorruptIndexError,
+    FingerprintError,
+    InputError,
+    NotAnIndexError,
+    UnknownNameError,
+)
 from embedkit_indexes import (
     ChunkConfig,
     Document,
@@ -19,6 +31,7 @@ from embedkit_indexes import (
     Index,
     ReadReport,
     SearchEffort,
+    durable,
     open_indexes,
     read_corpus,
 )
@@ -406,3 +419,215 @@ def test_the_report_of_a_change_counts_the_whole_index(index: Index, documents: 
     a, b = index.manifest, Manifest.read(fresh)
     for name in ("documents", "chunks", "tokens", "truncated_chunks", "coverage", "languages"):
         assert getattr(a, name) == getattr(b, name), name
+
+
+def test_what_counts_is_never_rolled_back(
+    index: Index, documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trouble after the manifest's renaming, even to read it again, leaves the new version whole."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(durable, "drop_leftovers", fail)
+    index.delete(["d0"])
+    monkeypatch.setattr(Manifest, "read", fail)
+    with pytest.raises(OSError, match="Too many"):
+        index.delete(["d1"])
+    monkeypatch.undo()
+    Index.open(index.directory).verify()
+    assert len(Index.open(index.directory)) in (198, 199)
+
+
+def test_other_changes_leave_what_a_killed_one_embedded(tmp_path: Path, embedder: CountingEmbedder) -> None:
+    """A deletion and an addition between a killed synchronisation and its next try cost it nothing."""
+    first = [Document(f"d{i}", f"text number {i}", lang="en") for i in range(10)]
+    Index.build(tmp_path / "i", first, embedder)
+    many = [Document(f"n{i}", f"new text {i}", lang="en") for i in range(5000)]
+
+    class Dying(CountingEmbedder):
+        def _embed(self, texts: list[str]) -> np.ndarray:  # type: ignore[override]
+            if self.texts > 4098:
+                raise KeyboardInterrupt
+            return super()._embed(texts)
+
+    with pytest.raises(KeyboardInterrupt):
+        Index.open(tmp_path / "i", Dying()).sync([*first, *many])
+    index = Index.open(tmp_path / "i", embedder)
+    index.delete(["d3"])
+    index.add([Document("x", "something else", lang="en")])
+    report = index.sync([*first, *many])
+    assert (report.reused, report.embedded) == (4096 + 1, 904)
+    assert not list((tmp_path / "i").glob("embedding-*"))
+
+
+def test_a_group_does_not_mix_embedders_on_refresh(
+    tmp_path: Path, embedder: CountingEmbedder, documents: Documents
+) -> None:
+    """Where one index of a group was migrated, `refresh` refuses, and the group goes on as it was."""
+    for name in ("a", "b"):
+        Index.build(tmp_path / name, [replace(d, id=name + d.id) for d in documents], embedder)
+    group = open_indexes([tmp_path / "a", tmp_path / "b"], embedder)
+    before = group.search("word1", k=20)
+    Index.open(tmp_path / "b", embedder).migrate(HashEmbedder(weights="hash-2"))
+    with pytest.raises(FingerprintError, match="cannot be compared"):
+        group.refresh()
+    assert group.search("word1", k=20) == before
+
+
+def test_an_altered_vector_is_not_taken_over(
+    index: Index, embedder: CountingEmbedder, documents: Documents
+) -> None:
+    """A synchronisation that would copy vectors of a file that was altered is refused, naming the file."""
+    path = next(index.directory.rglob("vectors.arrow"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    changed = [replace(d, metadata={"note": "x"}) for d in documents]
+    with pytest.raises(CorruptIndexError, match=r"vectors\.arrow was altered"):
+        Index.open(index.directory, embedder).sync(changed)
+
+
+def test_blank_documents_make_no_segment(index: Index) -> None:
+    """A document without text is no chunk, and leaves the index as it is."""
+    report = index.upsert([Document("blank", "  \n", lang="en")])
+    assert (report.chunks, len(index.manifest.segments)) == (200, 1)
+
+
+def test_words_need_no_embedder(index: Index) -> None:
+    """Mode "lexical" answers where the embedder is a program's own and was not passed."""
+    alone = Index.open(index.directory)
+    assert alone.search("word5", mode="lexical").hits == index.search("word5", mode="lexical").hits
+
+
+def test_a_rebuilt_directory_is_another_version(
+    index: Index, embedder: CountingEmbedder, documents: Documents
+) -> None:
+    """A reader notices that its directory was removed and built anew, though the numbers of the versions are equal."""
+    reader = Index.open(index.directory, embedder)
+    shutil.rmtree(index.directory)
+    Index.build(index.directory, documents[:20], embedder)
+    assert Index.open(index.directory).manifest.generation == reader.manifest.generation
+    assert reader.refresh()
+    assert len(reader) == 20
+
+
+def test_many_small_batches_become_few(tmp_path: Path, embedder: CountingEmbedder) -> None:
+    """Compaction gathers the chunks of many small changes into a few batches."""
+    Index.build(tmp_path / "i", [Document("first", "word", lang="en")], embedder)
+    index = Index.open(tmp_path / "i", embedder)
+    for n in range(10):
+        index.add([Document(str(n), f"word{n}", lang="en")])
+    index.compact()
+    with pa.ipc.open_file(str(next(index.directory.rglob("chunks.arrow")))) as file:
+        assert file.num_record_batches == 1
+
+
+def test_a_wrong_engine_is_refused_before_the_work(
+    tmp_path: Path, embedder: CountingEmbedder, documents: Documents
+) -> None:
+    """An unknown engine, by name or as a factory string, costs no embedding."""
+    embedder.texts = 0
+    with pytest.raises(UnknownNameError, match="ivf-rabitq"):
+        EngineConfig("ivf_rabitq")
+    with pytest.raises(InputError, match="FAISS cannot build the engine 'IVFnonsense'"):
+        Index.build(tmp_path / "i", documents, embedder, engine=EngineConfig("IVFnonsense"))
+    assert embedder.texts == 0
+
+
+def test_a_damaged_export_is_refused(tmp_path: Path, index: Index) -> None:
+    """A flipped bit in an exported file is found on the way in: one CorpusError, and no index."""
+    path = tmp_path / "e.parquet"
+    index.export(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(4, len(whole) - 4, 40):
+        data = bytearray(whole)
+        data[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        try:
+            Index.restore(tmp_path / "copy", path)
+        except CorpusError:
+            assert not (tmp_path / "copy").exists()
+        else:
+            copy = Index.open(tmp_path / "copy", HashEmbedder())
+            assert copy.search("word1", k=500) == index.search("word1", k=500)
+            shutil.rmtree(tmp_path / "copy")
+
+
+def test_a_users_own_files_stay(tmp_path: Path, embedder: CountingEmbedder, documents: Documents) -> None:
+    """What only looks like the index's own is neither taken for it nor removed; a place that holds it is refused."""
+    place = tmp_path / "i"
+    (place / "segment-2023").mkdir(parents=True)
+    with pytest.raises(NotAnIndexError, match="segment-2023"):
+        Index.build(place, documents, embedder)
+    (place / "segment-2023").rmdir()
+    Index.build(place, documents, embedder)
+    for name in ("segment-mine", "embedding-notes.md", "deleted-items.csv", "draft.tmp"):
+        (place / name).write_text("precious")
+    index = Index.open(place, embedder)
+    index.delete(["d1"])
+    index.compact()
+    assert {p.name for p in place.iterdir() if p.is_file() and p.read_bytes() == b"precious"} == {
+        "segment-mine", "embedding-notes.md", "deleted-items.csv", "draft.tmp",
+    }  # fmt: skip
+
+
+def test_a_small_change_of_a_trained_index_is_exact(tmp_path: Path, embedder: CountingEmbedder) -> None:
+    """A factory string that cannot be trained on the rows of a small change does not block the index."""
+    documents = [Document(f"d{i}", f"w{i} w{i % 50}", lang="en") for i in range(3000)]
+    Index.build(tmp_path / "i", documents, embedder, engine=EngineConfig("IVF256,Flat"))
+    index = Index.open(tmp_path / "i", embedder)
+    index.add([Document(f"n{i}", f"v{i}", lang="en") for i in range(150)])
+    assert [s.engine["type"] for s in index.manifest.segments] == ["IVF256,Flat", "exact"]
+    assert index.search("v7", k=1).hits[0].document_id == "n7"
+    with pytest.raises(InputError, match="re-ranks by itself"):
+        Index.build(tmp_path / "j", documents, embedder, engine=EngineConfig("IVF16,SQ8,RFlat"))
+
+
+def test_repeated_texts_do_not_stop_a_graph(tmp_path: Path, embedder: CountingEmbedder) -> None:
+    """Three hundred equal texts among others: the graph is built, and finds what is not repeated."""
+    documents = [Document(f"d{i}", f"w{i} v{i % 400}", lang="en") for i in range(1500)]
+    documents += [Document(f"same{i}", "licence header", lang="en") for i in range(300)]
+    Index.build(tmp_path / "i", documents, embedder, engine=EngineConfig("hnsw"))
+    index = Index.open(tmp_path / "i", embedder)
+    assert index.manifest.segments[0].engine["type"] == "hnsw"
+    assert index.search("licence header", k=300).hits[299].score == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_searches_batches(tmp_path: Path) -> None:
+    """After batches in the parent, a forked child answers several queries at once."""
+    code = (
+        "import os, sys\n"
+        "from tests.indexes.conftest import HashEmbedder\n"
+        "from embedkit_indexes import Document, Index\n"
+        "e = HashEmbedder()\n"
+        "Index.build(sys.argv[1], [Document(f'd{i}', f'w{i}', lang='en') for i in range(3000)], e)\n"
+        "index = Index.open(sys.argv[1], e)\n"
+        "index.search_many([f'w{i}' for i in range(64)])\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    found = index.search_many([f'w{i}' for i in range(64)], k=1)\n"
+        "    os._exit(0 if [r.hits[0].document_id for r in found] == [f'd{i}' for i in range(64)] else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "i")],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root), "EMBEDKIT_THREADS": "2", "OMP_NUM_THREADS": "2"},
+        timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+
+
+def test_an_export_goes_elsewhere_than_into_the_index(index: Index) -> None:
+    """A path inside the index's directory is refused: the manifest could be replaced by it."""
+    with pytest.raises(InputError, match="inside the index"):
+        index.export(index.directory / "embedkit.json", overwrite=True)
+
+
+def test_half_a_surrogate_in_an_id_is_named(tmp_path: Path, embedder: CountingEmbedder) -> None:
+    """Such an id, which no file takes, is refused with the document's number."""
+    with pytest.raises(InputError, match="document 1 has half a surrogate"):
+        Index.build(tmp_path / "i", [Document("a", "x"), Document("\ud800", "hello")], embedder)

@@ -65,7 +65,7 @@ def make(place: Path, edition: int, *, overwrite: bool = False) -> None:
 def next_edition(index: Index, edition: int) -> None:
     """Change an index to another edition, in one of several ways."""
     if edition % 4 == 0:
-        index.delete([f"d{i}" for i in range(edition % 9)])
+        index.delete([f"d{i}" for i in range(1 + edition % 9)])
         index.compact()
     elif edition % 7 == 5:
         make(index.directory, edition, overwrite=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from embedkit.errors import InputError
+from embedkit.texts import half_surrogate
 
 Form = Literal["text", "markdown", "code"]
 
@@ -60,6 +61,10 @@ def check_document(document: Any, number: int) -> None:
     """Refuse what a program passed in place of a document before a model has worked for it."""
     if not isinstance(document, Document):
         raise InputError(f"document {number} is {type(document).__name__}: make it a Document(id=…, text=…)")
+    if isinstance(document.id, str) and half_surrogate(document.id) is not None:
+        raise InputError(
+            f"document {number} has half a surrogate pair in its id {document.id!r:.60}: give another id"
+        )
     for name in ("id", "text", "title", "source", "lang", "metadata"):
         value = getattr(document, name)
         wanted = Mapping if name == "metadata" else str
