@@ -63,7 +63,9 @@ def main() -> None:
     asked = np.ascontiguousarray(queries)
     cards = gpu.device_count(faiss_engine.load())
     if not cards and not args.cpu_only:
-        print("skipped: FAISS sees no card; install .[gpu] or .[cuvs] on a machine with one, or try --cpu-only")
+        print(
+            "skipped: FAISS sees no card; install .[gpu] or .[cuvs] on a machine with one, or try --cpu-only"
+        )
         return
     runs: dict[str, list[dict[str, Any]]] = {"gpu": [], "cpu": []}
     for _ in range(args.rounds):
