@@ -87,6 +87,7 @@ def build(
     }  # fmt: skip
     if kind in ("exact", "Flat") or rows < _FEWEST:
         return description
+    check(config, dim)
     faiss = load()
     begun = perf_counter()
     cells = cell_count(rows)
