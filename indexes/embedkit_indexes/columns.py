@@ -135,6 +135,8 @@ class Columns:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            if len(set(reader.schema.names)) != len(reader.schema.names):
+                raise ValueError("a key has two columns")
             columns = cls(path, reader.schema, batches)
             _ = columns.types, columns._left_out
         except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as e:

@@ -213,3 +213,14 @@ class _Source:
         self.rows = columns.rows
         self.column = columns.column
         self.names = lambda: columns.names
+
+
+def test_a_key_with_two_columns_is_damage(tmp_path: Path) -> None:
+    """A file whose altered names make two columns one key is refused, not asked for a column that is not unique."""
+    import pyarrow as pa
+
+    batch = pa.record_batch([pa.array([1]), pa.array([2])], names=["number", "number"])
+    with pa.ipc.new_file(str(tmp_path / FILE), batch.schema) as file:
+        file.write_batch(batch)
+    with pytest.raises(CorruptIndexError, match=FILE):
+        Columns.open(tmp_path)
