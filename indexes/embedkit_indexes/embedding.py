@@ -122,7 +122,9 @@ class VectorCache:
 
     def drop(self, *, whole: bool) -> None:
         """Remove the shards that were written or used: their vectors are stored now. With `whole`, all."""
-        for path in self.folder.glob("*") if whole else self._own:
+        # Half a shard is nobody's: the lock is held.
+        gone = self.folder.glob("*") if whole else [*self._own, *self.folder.glob("*.tmp")]
+        for path in gone:
             path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()

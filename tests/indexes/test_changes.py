@@ -35,6 +35,7 @@ from embedkit_indexes import (
     open_indexes,
     read_corpus,
 )
+from embedkit_indexes.embedding import VectorCache
 from embedkit_indexes.manifest import Manifest
 
 from .conftest import HashEmbedder
@@ -631,3 +632,13 @@ def test_half_a_surrogate_in_an_id_is_named(tmp_path: Path, embedder: CountingEm
     """Such an id, which no file takes, is refused with the document's number."""
     with pytest.raises(InputError, match="document 1 has half a surrogate"):
         Index.build(tmp_path / "i", [Document("a", "x"), Document("\ud800", "hello")], embedder)
+
+
+def test_half_a_shard_goes_with_the_next_change(index: Index) -> None:
+    """What a writer that died in the middle of a shard left does not keep the folder of shards."""
+    index.add([Document("x", "text", lang="en")])
+    made = VectorCache(index.directory, index.manifest.fingerprint, index.manifest.dim, "float16").folder
+    made.mkdir()
+    (made / "half.tmp").write_bytes(b"x")
+    index.add([Document("y", "another text", lang="en")])
+    assert not made.exists()
