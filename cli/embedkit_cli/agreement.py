@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from embedkit_indexes.manifest import Manifest
 
 _CHUNK_TOKENS = 256  # ChunkConfig's where it is told nothing
+_ENGINE = ("--engine", "--recall", "--memory-budget")
 
 
 def check_settings(directory: str, manifest: Manifest, told: Mapping[str, Any]) -> None:
     """Refuse an option that says otherwise than the index was built. Raises InputError naming both."""
     for option, asked, built in _settings(manifest, told):
         if asked is not None and asked != built:
+            way = "add --force to build it anew"
+            if option in _ENGINE:
+                way = f"change it with `embedkit compact {directory} {option} {asked}`, which embeds nothing"
             raise InputError(
-                f"{directory} was built with {option} {_plain(built)}, not {_plain(asked)}: leave the option out, or "
-                "add --force to build it anew"
+                f"{directory} was built with {option} {_plain(built)}, not {_plain(asked)}: leave the option out, or {way}"
             )
     if told.get("tune_queries") is not None:
         raise InputError(

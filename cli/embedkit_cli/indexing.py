@@ -10,13 +10,13 @@ import click
 
 from embedkit_cli.options import (
     EmbedderChoice,
-    Size,
     chunk_options,
     chunk_settings,
     common,
     embedder_options,
+    engine_options,
+    engine_settings,
     given,
-    group,
     reading_options,
     strict_option,
     tasks_file,
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
 _output = click.option(
     "-o", "--output", "directory", metavar="DIR", required=True, help="Where the index is, or goes."
 )
-_engine_options = group(
-    click.option("--engine", metavar="NAME", help="auto, exact, ivf-rabitq, ivf-sq8, hnsw, or a FAISS factory string; else auto, by size."),
-    click.option("--recall", type=float, metavar="R", help="Recall@10 that searches shall reach; else 0.95."),
-    click.option("--memory-budget", type=Size(), metavar="SIZE", help="Memory that the searched structure may take, such as 2GB."),
-    click.option("--tune-queries", metavar="FILE", help="Real queries to tune the engine on: JSON lines or one a line; else perturbed chunks."),
-)  # fmt: skip
+_tuning_option = click.option(
+    "--tune-queries",
+    metavar="FILE",
+    help="Real queries to tune the engine on: JSON lines or one a line; else perturbed chunks.",
+)
 
 
 @click.command()
@@ -46,7 +45,8 @@ _engine_options = group(
 @embedder_options
 @reading_options
 @chunk_options
-@_engine_options
+@engine_options
+@_tuning_option
 @vectors_option
 @tasks_file
 @strict_option
@@ -101,9 +101,7 @@ def build(directory: str, sources: Sequence[str], told: dict[str, Any], as_json:
     book = TaskBook(told["tasks_path"])
     choice = _choice(told)
     chunking = ChunkConfig(**chunk_settings(told["max_tokens"], told["overlap"], told["no_split"]))
-    engine = EngineConfig(
-        **given(type=told["engine"], recall=told["recall"], memory_budget=told["memory_budget"])
-    )
+    engine = EngineConfig(**engine_settings(told))
     queries = _tuning_queries(told["tune_queries"])
     read_report = ReadReport()
     origins = [Origin.here(sources, _reading(told))]

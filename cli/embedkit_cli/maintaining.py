@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedkit_cli.options import EmbedderChoice, common, embedder_options, vectors_option
+from embedkit_cli.options import (
+    EmbedderChoice,
+    common,
+    embedder_options,
+    engine_options,
+    engine_settings,
+    vectors_option,
+)
 from embedkit_cli.output import counted, note, print_json, printable, size_text
 from embedkit_cli.reporting import print_build, print_state, print_truncated
 
@@ -58,15 +65,22 @@ def delete(
 
 @click.command()
 @click.argument("directory", metavar="DIR")
+@engine_options
 @common
-def compact(directory: str, as_json: bool) -> None:
-    """Write the index DIR as one segment, without what is deleted; nothing is embedded, searches go on."""
+def compact(*, directory: str, as_json: bool, **told: Any) -> None:
+    """Write the index DIR as one segment, without what is deleted; nothing is embedded, searches go on.
+
+    --engine, --recall and --memory-budget change how the index is searched from now on; what is not given stays as it
+    is.
+    """
     from embedkit_cli.indexing import metered
-    from embedkit_indexes import Index
+    from embedkit_indexes import EngineConfig, Index
 
     index = Index.open(directory)
     before = index.manifest
-    report = metered(index.compact)
+    asked = engine_settings(told)
+    engine = EngineConfig(**{**before.engine, **asked}) if asked else None
+    report = metered(lambda progress: index.compact(progress, engine=engine))
     after = index.manifest
     if as_json:
         freed = {

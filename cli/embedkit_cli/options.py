@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import click
@@ -90,9 +90,21 @@ class Size(click.ParamType[int]):
         return int(float(found[1]) * unit)
 
 
+engine_options = group(
+    click.option("--engine", metavar="NAME", help="auto, exact, ivf-rabitq, ivf-sq8, hnsw, or a FAISS factory string; else auto, by size."),
+    click.option("--recall", type=float, metavar="R", help="Recall@10 that searches shall reach; else 0.95."),
+    click.option("--memory-budget", type=Size(), metavar="SIZE", help="Memory that the searched structure may take, such as 2GB."),
+)  # fmt: skip
+
+
 def given(**values: Any) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def engine_settings(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of EngineConfig that were given."""
+    return given(type=told["engine"], recall=told["recall"], memory_budget=told["memory_budget"])
 
 
 def was_given(name: str) -> bool:

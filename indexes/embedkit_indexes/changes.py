@@ -15,6 +15,7 @@ from embedkit_indexes import manifest as manifests
 from embedkit_indexes.corpus.options import ReadReport
 from embedkit_indexes.corpus.records import Document
 from embedkit_indexes.manifest import Manifest
+from embedkit_indexes.planner import choose
 from embedkit_indexes.reports import BuildProgress, BuildReport
 from embedkit_indexes.settings import IndexSettings
 from embedkit_indexes.writer import Writer
@@ -100,8 +101,9 @@ def delete(
 def compact(
     directory: Path, settings: Callable[[Manifest], IndexSettings], progress: Progress | None = None
 ) -> BuildReport:
-    """Write all segments as one, without what is deleted; nothing is embedded."""
+    """Write all segments as one, without what is deleted, under the engine of `settings`; nothing is embedded."""
     with _change(directory, _writer(directory, settings, progress)) as (writer, started):
+        _check_engine(writer)
         manifest = writer.commit(compact=True)
     return _report(writer, manifest, started, None)
 
@@ -169,6 +171,16 @@ def _change(directory: Path, make: Callable[[Manifest | None], Writer]) -> Itera
                 if fresh or not (directory / manifests.NAME).exists():
                     _clear(directory)
                 raise
+
+
+def _check_engine(writer: Writer) -> None:
+    """Raise InputError for an engine that is unknown or does not fit the memory budget, before all is copied."""
+    import numpy as np
+
+    own = writer.settings
+    rows = sum(s.live for s in writer.base.segments) if writer.base else 0
+    faiss_engine.check(own.engine, own.dim)
+    choose(rows, own.dim, own.engine, np.dtype(own.dtype).itemsize)
 
 
 def _base(directory: Path) -> Manifest | None:

@@ -39,10 +39,15 @@ def finish_segment(
     return replace(segment.record, engine=engine, files=files)
 
 
-def plan_merge(parts: list[Segment], fresh: bool, compact: bool) -> tuple[list[Segment], list[Segment]]:
-    """Return the segments that become one, and those that stay as they are; the last of `parts` may be new."""
+def plan_merge(
+    parts: list[Segment], fresh: bool, compact: bool, *, other_engine: bool = False
+) -> tuple[list[Segment], list[Segment]]:
+    """Return the segments that become one, and those that stay as they are; the last of `parts` may be new.
+
+    With `other_engine`, `compact` also writes anew what is one segment already.
+    """
     if compact:
-        whole = len(parts) == 1 and not fresh and parts[0].record.deletions is None
+        whole = len(parts) == 1 and not fresh and parts[0].record.deletions is None and not other_engine
         return ([], parts) if whole else (parts, [])
     at = len(parts) - 1 if fresh else len(parts)
     rows = sum(s.record.live for s in parts[at:])

@@ -208,11 +208,26 @@ class Index(IndexReader):
         self._settle()
         return report
 
-    def compact(self, progress: Callable[[BuildProgress], None] | None = None) -> BuildReport:
-        """Write all as one segment, without what is deleted; nothing is embedded, readers go on."""
+    def compact(
+        self,
+        progress: Callable[[BuildProgress], None] | None = None,
+        *,
+        engine: EngineConfig | None = None,
+    ) -> BuildReport:
+        """Write all as one segment, without what is deleted; nothing is embedded, readers go on.
+
+        `engine` takes the place of the one that the index is searched with, from now on. Raises InputError, and leaves
+        the index as it was, for one that is unknown or does not fit its memory budget.
+        """
+        from dataclasses import replace
+
         from embedkit_indexes.changes import compact
 
-        report = compact(self.directory, self._stored, progress)
+        def settings(manifest: Manifest) -> IndexSettings:
+            stored = self._stored(manifest)
+            return stored if engine is None else replace(stored, engine=engine)
+
+        report = compact(self.directory, settings, progress)
         self._settle()
         return report
 

@@ -46,6 +46,11 @@ class IndexSettings:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise InputError(f"dtype is {self.dtype!r}: store vectors as {' or '.join(DTYPES)}")
+        if not isinstance(self.engine, EngineConfig):
+            raise InputError(
+                f"engine is {self.engine!r:.60}, {type(self.engine).__name__}: pass an EngineConfig, as in "
+                'EngineConfig("hnsw")'
+            )
 
     @property
     def opened(self) -> Embedder:

@@ -23,6 +23,7 @@ from embedkit_indexes.finishing import finish_segment, plan_merge
 from embedkit_indexes.lexical import build_lexical, merge_lexical
 from embedkit_indexes.lookup import DocumentLookup, Place
 from embedkit_indexes.manifest import Deletions, FileRecord, Manifest, SegmentRecord
+from embedkit_indexes.planner import EngineConfig
 from embedkit_indexes.reports import BuildProgress
 from embedkit_indexes.rows import RowSet
 from embedkit_indexes.segment import FilterFields, Segment
@@ -318,7 +319,8 @@ class Writer:
             if np.diff(segment.first_rows)[~dead].any():
                 old.append(self._with_deletions(segment, dead))
         parts = [*old, *([fresh] if fresh else [])]
-        merged, rest = plan_merge(parts, bool(fresh), compact)
+        other = self.base is not None and EngineConfig(**self.base.engine) != self.settings.engine
+        merged, rest = plan_merge(parts, bool(fresh), compact, other_engine=other)
         records = [s.record for s in rest]
         if merged == [fresh] and fresh is not None:
             records.append(self._finished(fresh.folder, fresh.record, queries))

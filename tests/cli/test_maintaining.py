@@ -95,6 +95,29 @@ def test_compacting_gives_back_what_is_deleted(index: Path, invoke: Invoke) -> N
     assert "every file verified" in invoke("verify", index).stdout
 
 
+def test_compacting_changes_how_an_index_is_searched(index: Path, invoke: Invoke) -> None:
+    """--engine, --recall and --memory-budget are stored, each on top of those before; nothing is embedded."""
+
+    def stored() -> dict[str, Any]:
+        engine: dict[str, Any] = json.loads((index / "embedkit.json").read_text())["engine"]
+        return {name: engine[name] for name in ("type", "recall", "memory_budget")}
+
+    before = _found(invoke, index)
+    report = _json(invoke, "compact", index, "--engine", "exact", "--recall", "0.9")
+    assert (report["embedded"], report["segments"]) == (0, 1)
+    assert stored() == {"type": "exact", "recall": 0.9, "memory_budget": None}
+    invoke("compact", index, "--memory-budget", "1GB")
+    assert stored() == {"type": "exact", "recall": 0.9, "memory_budget": 10**9}
+    assert _found(invoke, index) == before
+    told = invoke("index", "-o", index, "--engine", "hnsw")
+    assert told.exit_code == 2 and f"`embedkit compact {index} --engine hnsw`" in told.stderr
+    refused = invoke("compact", index, "--memory-budget", "100")
+    assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert "and the memory budget is 0.0 MB: raise it" in refused.stderr
+    assert stored()["memory_budget"] == 10**9
+    assert _found(invoke, index) == before
+
+
 def test_verify_names_the_file_in_which_a_byte_changed(index: Path, invoke: Invoke) -> None:
     """Each file in its turn: one flipped bit is found, exit code 2, one sentence with the file's name."""
     assert _json(invoke, "verify", index)["verified"] is True
@@ -172,6 +195,8 @@ def test_migrating_to_what_it_is_does_nothing(index: Path, words: Path, invoke: 
         (["delete", "i", "--where", "year >"], "error: "),
         (["delete", "none", "x"], "error: none does not exist"),
         (["compact", "none"], "error: none does not exist"),
+        (["compact", "i", "--engine", "hsnw"], "error: unknown engine 'hsnw': did you mean hnsw?"),
+        (["compact", "i", "--recall", "2"], "error: recall is 2.0"),
         (["verify", "none"], "error: none does not exist"),
         (["export", "none", "x.parquet"], "error: none does not exist"),
         (["export", "i", "no/such/x.parquet"], "error: no/such is no folder"),

@@ -179,7 +179,9 @@ def test_what_an_index_was_built_with_is_not_changed_by_an_option(
     (built / "docs" / "git.md").unlink()
     result = invoke("index", "docs", "-o", "docs.index", *options)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(message) and "--force" in result.stderr
+    engine = options[0] in ("--engine", "--recall", "--memory-budget")
+    way = f"`embedkit compact docs.index {options[0]} " if engine else "--force"
+    assert result.stderr.startswith(message) and way in result.stderr
     assert result.stderr.count("\n") == 1
     assert "git.md" in _ids(invoke, "docs.index")
 

@@ -1,0 +1,95 @@
+"""`Index.compact`: another engine for an index that is there, without embedding anything again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embedkit.errors import InputError, UnknownNameError
+from embedkit_indexes import Document, EngineConfig, Index, SearchEffort
+
+from .conftest import HashEmbedder
+
+ROWS = [Document(f"d{i}", f"w{i} v{i % 50} u{i % 7}", lang="en") for i in range(1500)]
+HNSW = EngineConfig("hnsw", recall=0.9)
+
+
+@pytest.fixture
+def index(tmp_path: Path, embedder: HashEmbedder) -> Index:
+    """An index of two segments, searched exactly, with a deletion."""
+    Index.build(tmp_path / "i", ROWS[:1400], embedder)
+    index = Index.open(tmp_path / "i", embedder)
+    index.add(ROWS[1400:])
+    index.delete(["d7"])
+    return index
+
+
+def _engines(index: Index) -> list[str]:
+    return [s.engine["type"] for s in index.manifest.segments]
+
+
+def _files(index: Index) -> dict[str, bytes]:
+    found = [p for p in index.directory.rglob("*") if p.is_file() and p.name != "writer.lock"]
+    return {str(p): p.read_bytes() for p in found}
+
+
+def test_another_engine_without_embedding(index: Index, embedder: HashEmbedder) -> None:
+    """The engine is built over the stored vectors, and holds for the changes that follow."""
+    before = index.search("w3 v3", k=5, effort=SearchEffort(recall=1))
+    calls = embedder.calls
+    report = index.compact(engine=HNSW)
+    assert embedder.calls == calls
+    assert (report.embedded, report.segments, _engines(index)) == (0, 1, ["hnsw"])
+    assert EngineConfig(**index.manifest.engine) == HNSW
+    assert index.search("w3 v3", k=5, effort=SearchEffort(recall=1)) == before
+    index.verify()
+    index.upsert([Document("new", "w3 fresh", lang="en")])
+    index.compact()
+    assert _engines(index) == ["hnsw"]
+
+
+def test_one_segment_gets_another_engine_too(index: Index) -> None:
+    """What is one segment already is written anew for another engine, and left alone for the same one."""
+    index.compact()
+    report = index.compact(engine=HNSW)
+    assert _engines(index) == ["hnsw"]
+    assert index.compact(engine=HNSW).generation == index.compact().generation == report.generation
+    index.compact(engine=EngineConfig())
+    assert _engines(index) == ["exact"]
+
+
+def test_an_index_without_documents_takes_an_engine(index: Index) -> None:
+    """The engine of an empty index is that of the documents to come."""
+    index.delete(where="id exists")
+    index.compact(engine=HNSW)
+    index.add(ROWS)
+    assert _engines(index) == ["hnsw"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        (EngineConfig(memory_budget=1000), "memory budget is 0.0 MB: raise it"),
+        (EngineConfig("exact", memory_budget=10_000), "as exact, and the memory budget"),
+        (EngineConfig("IVFnonsense"), "FAISS cannot build the engine 'IVFnonsense'"),
+    ],
+)
+def test_an_engine_that_cannot_be_leaves_the_index(
+    index: Index, engine: EngineConfig, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit, or is unknown to FAISS, is refused before anything is copied; not a byte changes."""
+    before = _files(index)
+    monkeypatch.setattr("embedkit_indexes.writer.Writer._merge", lambda *_: pytest.fail("it was copied"))
+    with pytest.raises(InputError, match=message):
+        index.compact(engine=engine)
+    assert _files(index) == before
+    assert len(index.search("w3", k=2000).hits) == 1499
+
+
+def test_an_engine_that_is_none_is_named(index: Index) -> None:
+    """A name in place of an EngineConfig says what to pass."""
+    with pytest.raises(InputError, match="engine is 'hnsw', str: pass an EngineConfig"):
+        index.compact(engine="hnsw")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError):
+        index.compact(engine=EngineConfig("hsnw"))
