@@ -156,6 +156,7 @@ def _renamed(
     for document in documents:
         yield replace(document, source=name(document.source))
     report.failed.update([name(f) for f in report.failed])
+    report.empty.update([name(e) for e in report.empty])
 
 
 def _near(path: str, place: str) -> str:

@@ -16,6 +16,7 @@ from embedkit_indexes.corpus.options import ReadReport
 from embedkit_indexes.corpus.records import Document
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.planner import choose
+from embedkit_indexes.pruning import nothing_to_index
 from embedkit_indexes.reports import BuildProgress, BuildReport
 from embedkit_indexes.settings import IndexSettings
 from embedkit_indexes.writer import Writer
@@ -66,16 +67,11 @@ def ingest(
 ) -> BuildReport:
     """Add documents, replace those of the same id ("upsert"), or make the index hold just these ("sync").
 
-    With "sync", documents of a source that could not be read this time stay, and a corpus without any document
-    changes nothing: InputError.
+    With "sync", documents of a source that could not be read this time stay. A corpus, or one of its sources, without
+    any document changes nothing: InputError.
     """
     with _change(directory, _writer(directory, settings, progress)) as (writer, started):
-        writer.ingest(documents, mode, _unreadable(read_report))
-        counts = writer.counts
-        if mode == "sync" and not counts.added + counts.updated + counts.unchanged:
-            raise InputError(
-                f"{nothing_to_index(read_report)}; nothing was removed: `embedkit delete` empties an index"
-            )
+        writer.ingest(documents, mode, read_report)
         manifest = writer.commit(skipped=_reasons(read_report))
     return _report(writer, manifest, started, read_report)
 
@@ -214,23 +210,6 @@ def check_target(directory: Path, overwrite: bool) -> None:
             raise NotAnIndexError(
                 f"{directory} holds other things ({strangers[0]} …) and no index: name a new or empty directory"
             )
-
-
-def nothing_to_index(report: ReadReport | None) -> str:
-    """Return why there is nothing to index."""
-    summary = f" ({report.summary()})" if report else ""
-    return f"the corpus holds no text to index{summary}: check the source and its format"
-
-
-def _unreadable(report: ReadReport | None) -> Callable[[str], bool] | None:
-    """Return whether a source, or the folder it lies in, could not be read: its documents may still be there."""
-    if report is None:
-        return None
-
-    def keep(source: str) -> bool:
-        return source in report.failed or any(source.startswith(f"{f}/") for f in report.failed)
-
-    return keep
 
 
 def _encoded(settings: IndexSettings, queries: Sequence[str] | None) -> NDArray[np.float32] | None:

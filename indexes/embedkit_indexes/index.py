@@ -149,7 +149,7 @@ class Index(IndexReader):
         """Make the index hold just these documents: embed what is new or changed, delete what is not among them.
 
         Documents of a source that `read_report` says could not be read stay. Raises InputError, and changes nothing,
-        where there is no document at all.
+        where there is no document at all, or none in one of its sources that gave some before.
         """
         return self._ingest(documents, "sync", **told)
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embedkit.errors import InputError, NotAnIndexError
 from embedkit.syncing import sync_file
-from embedkit_indexes import durable
+from embedkit_indexes import durable, pruning
 from embedkit_indexes.corpus.chunking import ChunkReport, chunk_documents
 from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.language import detect_language
+from embedkit_indexes.corpus.options import ReadReport
 from embedkit_indexes.corpus.records import Chunk, Document, check_document
 from embedkit_indexes.embedding import CachedEmbedder, VectorCache
 from embedkit_indexes.finishing import finish_segment, plan_merge
@@ -93,19 +94,24 @@ class Writer:
     # What is asked for
 
     def ingest(
-        self, documents: Iterable[Document], mode: Mode, keep: Callable[[str], bool] | None = None
+        self, documents: Iterable[Document], mode: Mode, read_report: ReadReport | None = None
     ) -> None:
-        """Embed what is new or changed. "sync" also removes what did not come, unless `keep(source)` holds.
+        """Embed what is new or changed. "sync" also removes what did not come, unless its source was not readable.
 
-        Raises InputError for a document that is none, an id that comes twice or, with "add", is there already.
+        Raises InputError for a document that is none, an id that comes twice or, with "add", is there already; with
+        "sync", for a source of which there is nothing any more, or nothing at all.
         """
         import numpy as np
 
         seen = [np.zeros(s.record.documents, dtype=bool) for s in self._segments]
         self._embed(self._changed(documents, mode, seen))
         if mode == "sync":
+            if not self.counts.added + self.counts.updated + self.counts.unchanged:
+                raise InputError(
+                    f"{pruning.nothing_to_index(read_report)}; nothing was removed: `embedkit delete` empties an index"
+                )
             self._whole = True
-            self._prune(seen, keep)
+            self._prune(seen, read_report or ReadReport())
 
     def _changed(
         self, documents: Iterable[Document], mode: Mode, seen: list[NDArray[np.bool_]]
@@ -136,19 +142,14 @@ class Writer:
             lang = given.lang or detect_language(given.text, given.title)
             yield replace(given, lang=lang), hash
 
-    def _prune(self, seen: list[NDArray[np.bool_]], keep: Callable[[str], bool] | None) -> None:
-        import numpy as np
-
-        for number, segment in enumerate(self._segments):
-            gone = ~seen[number] & ~self._dead[number]
-            if keep is not None and gone.any():
-                sources = segment.documents("source")
-                for i in np.flatnonzero(gone):
-                    if keep(sources[int(i)].as_py()):
-                        gone[i] = False
-                        self.counts.kept += 1
-            self.counts.removed += int(gone.sum())
-            self._dead[number] |= gone
+    def _prune(self, seen: list[NDArray[np.bool_]], report: ReadReport) -> None:
+        gone = [~s & ~d for s, d in zip(seen, self._dead, strict=True)]
+        kept = pruning.keep(gone, self._segments, report, self.directory)
+        for number, mask in enumerate(kept):
+            self.counts.kept += int(mask.sum())
+            gone[number] &= ~mask
+            self.counts.removed += int(gone[number].sum())
+            self._dead[number] |= gone[number]
 
     def remove_ids(self, ids: Iterable[str]) -> None:
         """Delete documents by id; those that are not there are passed over."""

@@ -220,6 +220,54 @@ def test_an_empty_source_removes_nothing(built: Path, invoke: Invoke) -> None:
     assert len(_ids(invoke, "docs.index")) == 3
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_one_empty_source_of_several_removes_nothing(
+    built: Path, invoke: Invoke, change: Change, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that gave documents and gives none is refused with their number, and deleting them is the way out."""
+    (built / "notes").mkdir()
+    (built / "notes" / "moon.md").write_text("the moon pulls the water")
+    change("add", "notes", "-o", "docs.index")
+    (built / "notes" / "moon.md").unlink()
+    (built / "docs" / "new.md").write_text("git bread")
+    before = _files(built / "docs.index")
+    index = built / "docs.index" if elsewhere else Path("docs.index")
+    if elsewhere:
+        monkeypatch.chdir("/")
+    refused = invoke("index", "-o", index)
+    assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert refused.stderr.startswith(
+        f"error: notes holds no document now, and 1 of {index} came from it; nothing"
+    )
+    assert [p for p in _files(built / "docs.index") if p.suffix != ".shard"] == before
+    assert "../notes/moon.md" in _ids(invoke, index)
+    way = 'source startswith "notes/"'
+    assert f"embedkit delete {index} --where '{way}'" in refused.stderr
+    assert change("delete", index, "--where", way)["removed"] == 1
+    assert _counts(change("index", "-o", index)) == {"added": 1, "unchanged": 3}
+
+
+def test_an_emptied_file_removes_nothing(built: Path, words: Path, invoke: Invoke, change: Change) -> None:
+    """The same holds for a file among several sources; one that never gave anything hinders nobody."""
+    (built / "c.jsonl").write_text('{"_id": "c", "text": "git"}\n')
+    (built / "hollow").mkdir()
+    change("index", "docs", "c.jsonl", "hollow", "-o", "i", "--embedder", words)
+    assert _counts(change("index", "-o", "i")) == {"unchanged": 4}
+    (built / "c.jsonl").write_text("")
+    refused = invoke("index", "-o", "i")
+    assert refused.exit_code == 2 and "`embedkit delete i --source c.jsonl`" in refused.stderr
+    assert change("delete", "i", "--source", "c.jsonl")["removed"] == 1
+    assert _counts(change("index", "-o", "i")) == {"unchanged": 3}
+
+
+def test_a_source_inside_another_is_not_empty(built: Path, words: Path, change: Change) -> None:
+    """A folder whose documents came with the one around it has given them, and may lose one."""
+    change("index", "docs", "docs/more", "-o", "i", "--embedder", words)
+    assert _counts(change("index", "-o", "i")) == {"unchanged": 3}
+    (built / "docs" / "git.md").unlink()
+    assert _counts(change("index", "-o", "i")) == {"removed": 1, "unchanged": 2}
+
+
 def test_how_records_are_read_is_remembered(built: Path, words: Path, change: Change) -> None:
     """The fields named when an index was built hold for the next time; others may be named."""
     (built / "c.jsonl").write_text('{"_id": 1, "body": "git", "note": "bread"}\n')

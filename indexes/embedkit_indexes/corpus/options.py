@@ -71,7 +71,7 @@ class ReadReport:
 
     `reasons` counts the files and records left out by kind of reason; `skipped` lists the first `limit` of
     them; `failed` holds the files and folders that something was left out of, so that what was read of them
-    before need not be gone.
+    before need not be gone; `empty` holds the sources, as they were named, that gave no document at all.
     """
 
     documents: int = 0
@@ -79,6 +79,7 @@ class ReadReport:
     reasons: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
+    empty: set[str] = field(default_factory=set)
     limit: int = 1000
 
     @property

@@ -13,7 +13,8 @@ from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.language import detect_language, iso_code
 from embedkit_indexes.corpus.options import Problem, ReadOptions, ReadReport
 from embedkit_indexes.corpus.records import Document
-from embedkit_indexes.corpus.sources import File, as_text, checked, files
+from embedkit_indexes.corpus.sources import File, as_text, base_of, checked, files
+from embedkit_indexes.corpus.streams import STDIN
 from embedkit_indexes.corpus.tables import rows
 from embedkit_indexes.corpus.texts import extract
 
@@ -43,23 +44,33 @@ def _read(
     paths: list[Path | None], options: ReadOptions, report: ReadReport, base: Path | None
 ) -> Iterator[Document]:
     seen = Seen()
-    for file in files(paths, options, base):
-        if isinstance(file, Problem):
-            _skip(file, options, report)
-            continue
-        report.files += 1
-        for found in _documents(file, options):
-            if isinstance(found, Problem):
-                _skip(found, options, report)
+    base = base or base_of(paths)
+    for path in paths:
+        found = 0
+        for file in files([path], options, base):
+            if isinstance(file, Problem):
+                _skip(file, options, report)
                 continue
-            document, line = found
-            first = seen.first(document.id, file.name)
-            if first is None:
-                report.documents += 1
-                yield document
-            else:
-                why = f"duplicate id {document.id!r} (first in {first})"
-                _skip(Problem("duplicate id", document.source, why, line), options, report)
+            report.files += 1
+            for document, line in _readable(file, options, report):
+                found += 1
+                first = seen.first(document.id, file.name)
+                if first is None:
+                    report.documents += 1
+                    yield document
+                else:
+                    why = f"duplicate id {document.id!r} (first in {first})"
+                    _skip(Problem("duplicate id", document.source, why, line), options, report)
+        if not found:
+            report.empty.add(STDIN if path is None else as_text(str(path)))
+
+
+def _readable(file: File, options: ReadOptions, report: ReadReport) -> Iterator[tuple[Document, int | None]]:
+    for found in _documents(file, options):
+        if isinstance(found, Problem):
+            _skip(found, options, report)
+        else:
+            yield found
 
 
 def _skip(problem: Problem, options: ReadOptions, report: ReadReport) -> None:

@@ -58,6 +58,13 @@ def as_text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def lies_in(source: str, place: str) -> bool:
+    """Say whether a document's source is this file or folder, or lies in it, both written from the same folder."""
+    if place == os.curdir:
+        return not Path(source).is_absolute() and not source.startswith(os.pardir + os.sep)
+    return source == place or source.startswith(place.rstrip(os.sep) + os.sep)
+
+
 def _check(path: Path) -> None:
     try:
         mode = path.stat().st_mode
