@@ -156,6 +156,7 @@ def _renamed(
     for document in documents:
         yield replace(document, source=name(document.source))
     report.failed.update([name(f) for f in report.failed])
+    report.broken.update({name(b): count for b, count in report.broken.items() if name(b) != b})
     report.empty.update([name(e) for e in report.empty])
 
 

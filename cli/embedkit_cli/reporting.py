@@ -54,9 +54,11 @@ def print_state(report: BuildReport) -> None:
 
 
 def print_kept(report: BuildReport) -> None:
-    """Print how many documents stayed because their source could not be read."""
+    """Print how many documents stayed because they may stand in what could not be read."""
     if report.kept:
-        click.echo(f"kept: {counted(report.kept, 'document')} whose source could not be read this time")
+        click.echo(
+            f"kept: {counted(report.kept, 'document')} that may stand in a file or record that could not be read this time"
+        )
 
 
 def print_truncated(report: BuildReport) -> None:

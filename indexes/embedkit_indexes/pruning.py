@@ -21,22 +21,24 @@ if TYPE_CHECKING:
 def keep(
     missing: Sequence[NDArray[np.bool_]], segments: Sequence[Segment], report: ReadReport, directory: Path
 ) -> list[NDArray[np.bool_]]:
-    """Return which of the missing documents stay, a mask over each segment's documents: their source was not readable.
+    """Return which of the missing documents stay, a mask over each segment's documents.
 
-    Raises InputError for a source of which nothing came, and from which there are documents.
+    They do where their source was not read to its end, and where no more of it are missing than records of it could not
+    be read: each may be one of those. Raises InputError for a source of which nothing came, and from which there are documents.
     """
     import numpy as np
 
     kept = [np.zeros_like(mask) for mask in missing]
-    if not (report.failed or report.empty):
+    if not (report.failed or report.broken or report.empty):
         return kept
     places = [np.flatnonzero(mask) for mask in missing]
     names = [
         s.documents("source").take(at).to_pylist() if len(at) else []
         for s, at in zip(segments, places, strict=True)
     ]
-    stay = {n for own in names for n in set(own) if any(lies_in(n, place) for place in report.failed)}
-    _check_empty(Counter(n for own in names for n in own if n not in stay), report, directory)
+    counts = Counter(n for own in names for n in own)
+    stay = {n for n in counts if counts[n] <= report.broken[n] or any(lies_in(n, f) for f in report.failed)}
+    _check_empty(Counter({n: count for n, count in counts.items() if n not in stay}), report, directory)
     for mask, at, own in zip(kept, places, names, strict=True):
         mask[at] = [n in stay for n in own]
     return kept

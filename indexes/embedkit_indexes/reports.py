@@ -23,8 +23,8 @@ class BuildProgress:
 class BuildReport:
     """What a build or a change did, and what the index holds now.
 
-    `added`, `updated`, `removed` and `unchanged` count documents, `kept` those that did not come but whose source
-    could not be read. `embedded` counts the chunks that went through the embedder, `reused` those whose vector was
+    `added`, `updated`, `removed` and `unchanged` count documents, `kept` those that did not come but may
+    stand in what could not be read. `embedded` counts the chunks that went through the embedder, `reused` those whose vector was
     there. `documents`, `chunks`, `tokens`, `coverage`, `truncated_*` and `languages` are of the index as it is now:
     `coverage` is the share of the documents' characters, white space apart, that lie in some chunk;
     `truncated_tokens` counts those of `truncated_chunks` that the embedder did not see; `blank_vectors` the new

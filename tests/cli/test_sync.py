@@ -197,7 +197,7 @@ def test_what_cannot_be_read_is_kept(built: Path, invoke: Invoke) -> None:
     (built / "docs" / "git.md").write_bytes(b"\xff\xfe\x00")
     result = invoke("index", "docs", "-o", "docs.index")
     assert result.exit_code == 0
-    assert "kept: 1 document whose source could not be read" in result.stdout
+    assert "kept: 1 document that may stand in a file or record that could not be read" in result.stdout
     assert "docs/git.md" in result.stderr
     assert "git.md" in _ids(invoke, "docs.index")
 
@@ -218,6 +218,40 @@ def test_an_empty_source_removes_nothing(built: Path, invoke: Invoke) -> None:
     result = invoke("index", "docs", "-o", "docs.index")
     assert result.exit_code == 2 and "nothing was removed" in result.stderr
     assert len(_ids(invoke, "docs.index")) == 3
+
+
+RECORDS = [f'{{"_id": "r{i}", "text": "git number {i}"}}' for i in range(6)]
+BROKEN = '{"_id": "r5", "text": '
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+@pytest.mark.parametrize(
+    ("lines", "counts"),
+    [
+        ([*RECORDS[:2], BROKEN, *RECORDS[2:5]], {"unchanged": 5, "kept": 1}),
+        ([BROKEN, *RECORDS[:3]], {"unchanged": 3, "removed": 3}),
+        ([BROKEN, "null", *RECORDS[:4]], {"unchanged": 4, "kept": 2}),
+        ([*RECORDS[:3], BROKEN], {"unchanged": 3, "kept": 3}),
+        ([*RECORDS[:3], '{"_id": "r4", "text": ""}'], {"unchanged": 3, "removed": 3}),
+    ],
+    ids=["one broken", "more missing than broken", "two broken", "cut short", "no text"],
+)
+def test_records_that_are_gone_go_from_a_file_with_broken_ones(
+    built: Path,
+    words: Path,
+    change: Change,
+    lines: list[str],
+    counts: dict[str, int],
+    elsewhere: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a broken record may hold stays; where more is missing than is broken, or nothing is broken, it goes."""
+    (built / "c.jsonl").write_text("\n".join(RECORDS))
+    change("index", "c.jsonl", "-o", "i", "--embedder", words)
+    (built / "c.jsonl").write_text("\n".join(lines))
+    if elsewhere:
+        monkeypatch.chdir("/")
+    assert _counts(change("index", "-o", built / "i")) == counts
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])

@@ -25,6 +25,9 @@ FORMATS = (
     "beir",
 )
 
+# Kinds of problems that leave nobody in doubt about what stands there.
+SEEN = ("duplicate id", "empty")
+
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
@@ -70,8 +73,8 @@ class ReadReport:
     """Count what was read and what was left out; `read_corpus` fills it in as it goes.
 
     `reasons` counts the files and records left out by kind of reason; `skipped` lists the first `limit` of
-    them; `failed` holds the files and folders that something was left out of, so that what was read of them
-    before need not be gone; `empty` holds the sources, as they were named, that gave no document at all.
+    them. What is missing need not be gone: `failed` holds the files and folders that were not read to their end,
+    `broken` counts the records that were left out of a file that was. `empty` holds the sources, as they were named, that gave no document at all.
     """
 
     documents: int = 0
@@ -79,6 +82,7 @@ class ReadReport:
     reasons: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
+    broken: Counter[str] = field(default_factory=Counter)
     empty: set[str] = field(default_factory=set)
     limit: int = 1000
 
@@ -96,11 +100,14 @@ class ReadReport:
         first = "; ".join(str(CorpusError(s.source, s.reason, s.line)) for s in self.skipped[:examples])
         return f"{text}; {self.total_skipped:,} skipped ({counts}). First: {first}."
 
-    def skip(self, problem: Problem) -> None:
-        """Count a file or record that is left out, and list it where there is room."""
+    def skip(self, problem: Problem, *, record: bool = False) -> None:
+        """Count a file, or one record of it, that is left out, and list it where there is room."""
         self.reasons[problem.kind] += 1
-        if problem.kind not in ("duplicate id", "empty"):
-            self.failed.add(problem.path)
+        if problem.kind not in SEEN:
+            if record:
+                self.broken[problem.path] += 1
+            else:
+                self.failed.add(problem.path)
         if len(self.skipped) < self.limit:
             self.skipped.append(Skipped(problem.path, problem.problem, problem.line))
 

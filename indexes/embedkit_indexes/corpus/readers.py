@@ -11,7 +11,7 @@ from embedkit_indexes.corpus.fields import Fields, find_fields, record
 from embedkit_indexes.corpus.formats import CODE_LANGUAGES
 from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.language import detect_language, iso_code
-from embedkit_indexes.corpus.options import Problem, ReadOptions, ReadReport
+from embedkit_indexes.corpus.options import SEEN, Problem, ReadOptions, ReadReport
 from embedkit_indexes.corpus.records import Document
 from embedkit_indexes.corpus.sources import File, as_text, base_of, checked, files
 from embedkit_indexes.corpus.streams import STDIN
@@ -66,17 +66,22 @@ def _read(
 
 
 def _readable(file: File, options: ReadOptions, report: ReadReport) -> Iterator[tuple[Document, int | None]]:
+    last: Problem | None = None
     for found in _documents(file, options):
+        last = found if isinstance(found, Problem) else None
         if isinstance(found, Problem):
-            _skip(found, options, report)
+            _skip(found, options, report, record=True)
         else:
             yield found
+    # Nothing came behind it: there the reader gave up, or the file was cut short, and more may have been in it.
+    if last is not None and last.kind not in SEEN:
+        report.failed.add(last.path)
 
 
-def _skip(problem: Problem, options: ReadOptions, report: ReadReport) -> None:
+def _skip(problem: Problem, options: ReadOptions, report: ReadReport, *, record: bool = False) -> None:
     if options.strict and problem.kind not in _HARMLESS:
         raise CorpusError(problem.path, problem.problem, problem.line)
-    report.skip(problem)
+    report.skip(problem, record=record)
 
 
 def _documents(file: File, options: ReadOptions) -> Iterator[tuple[Document, int | None] | Problem]:
