@@ -13,7 +13,7 @@ from embedkit.errors import InputError, NotAnIndexError, StoreError
 from embedkit_indexes import durable, faiss_engine
 from embedkit_indexes import manifest as manifests
 from embedkit_indexes.corpus.options import ReadReport
-from embedkit_indexes.corpus.records import Document
+from embedkit_indexes.corpus.records import Document, check_documents
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.planner import choose
 from embedkit_indexes.pruning import nothing_to_index
@@ -42,6 +42,7 @@ def build(
     queries: Sequence[str] | None = None,
 ) -> BuildReport:
     """Make a new index; one that is there is replaced, in one step at the end, where `overwrite` is true."""
+    check_documents(documents)
     with durable.store_errors(directory):
         check_target(directory, overwrite)
     faiss_engine.check(settings.engine, settings.dim)
@@ -70,6 +71,7 @@ def ingest(
     With "sync", documents of a source that could not be read this time stay. A corpus, or one of its sources, without
     any document changes nothing: InputError.
     """
+    check_documents(documents)
     with _change(directory, _writer(directory, settings, progress)) as (writer, started):
         writer.ingest(documents, mode, read_report)
         manifest = writer.commit(skipped=_reasons(read_report))

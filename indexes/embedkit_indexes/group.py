@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from embedkit.embedder import Embedder
 from embedkit.errors import FingerprintError, InputError
+from embedkit_indexes.arguments import as_path
 from embedkit_indexes.index import Index
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.reader import IndexReader
@@ -22,17 +24,13 @@ class GroupSnapshot(Snapshot):
         sums = {n: sum(getattr(s.manifest, n) for s in snapshots) for n in ("documents", "chunks")}
         super().__init__(directories[0], replace(first, segments=(), **sums))
         self.segments = [segment for s in snapshots for segment in s.segments]
-        self._origins = [str(d) for d, s in zip(directories, snapshots, strict=True) for _ in s.segments]
+        self.origins = [str(d) for d, s in zip(directories, snapshots, strict=True) for _ in s.segments]
         self._chunks = sum(len(s) for s in snapshots)
         self.languages = list(dict.fromkeys(lang for s in snapshots for lang in s.languages))
 
     def __len__(self) -> int:
         """Return the number of chunks of all indexes."""
         return self._chunks
-
-    def origin(self, number: int) -> str:
-        """Return the directory that a row came from."""
-        return self._origins[self.place(number)[0]]
 
 
 class IndexGroup(IndexReader):
@@ -88,9 +86,13 @@ def open_indexes(directories: Sequence[str | Path], embedder: Embedder | None = 
 
     Raises InputError where none or one twice is named, FingerprintError where their embedders differ.
     """
-    if not directories:
+    if isinstance(directories, str | bytes | os.PathLike) or not isinstance(directories, Iterable):
+        raise InputError(
+            f"directories is {directories!r:.60}, {type(directories).__name__}: give a list of paths, or call Index.open"
+        )
+    paths = [as_path(d) for d in directories]
+    if not paths:
         raise InputError("no index was named: give one or more directories")
-    paths = [Path(d) for d in directories]
     if len(paths) == 1:
         return Index.open(paths[0], embedder)
     real = [p.resolve() for p in paths]

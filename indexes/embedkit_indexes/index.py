@@ -10,6 +10,7 @@ from embedkit.embedder import Embedder
 from embedkit.errors import InputError
 from embedkit.registry import full_name, get_embedder
 from embedkit.tasks import Task
+from embedkit_indexes.arguments import as_path, checked_ids
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.planner import EngineConfig
 from embedkit_indexes.reader import IndexReader
@@ -79,6 +80,7 @@ class Index(IndexReader):
         from embedkit_indexes.corpus.chunking import ChunkConfig
         from embedkit_indexes.settings import IndexSettings
 
+        path = as_path(directory)
         options = dict(embedder_options or {})
         if isinstance(embedder, str):
             embedder_spec = full_name(embedder_spec or embedder)
@@ -88,7 +90,7 @@ class Index(IndexReader):
             dtype=dtype, sources=tuple(sources),
         ).using(embedder, embedder_spec, options)  # fmt: skip
         return build(
-            Path(directory),
+            path,
             settings,
             documents,
             progress,
@@ -107,7 +109,7 @@ class Index(IndexReader):
             raise InputError(
                 f"embedder {embedder!r} is {type(embedder).__name__}: pass an Embedder (get_embedder(name))"
             )
-        path = Path(directory)
+        path = as_path(directory)
         return cls(path, Snapshot.open(path), embedder)
 
     def refresh(self) -> bool:
@@ -193,12 +195,18 @@ class Index(IndexReader):
         what would be. Raises InputError where nothing is asked for.
         """
         from embedkit_indexes.changes import delete
-        from embedkit_indexes.filters import F
+        from embedkit_indexes.filters import Condition, F
         from embedkit_indexes.where import parse_where
 
-        if isinstance(ids, str):
-            ids = [ids]
-        wanted = list(ids)
+        wanted = checked_ids(ids)
+        if where is not None and not isinstance(where, str | Condition):
+            raise InputError(
+                f"where is {where!r:.60}, {type(where).__name__}: give a filter, as in 'year > 2020' or F(\"year\") > 2020"
+            )
+        if not isinstance(source, str | None):
+            raise InputError(
+                f"source is {source!r:.60}, {type(source).__name__}: give a string, as hits have it"
+            )
         condition = parse_where(where) if isinstance(where, str) else where
         if source is not None:
             condition = F("source") == source if condition is None else (F("source") == source) & condition
@@ -285,7 +293,7 @@ class Index(IndexReader):
         """Write all chunks with their vectors to a Parquet file; return how many. `restore` makes an index of it."""
         from embedkit_indexes.exchange import export_parquet
 
-        return export_parquet(self._snapshot, Path(path), overwrite=overwrite)
+        return export_parquet(self._snapshot, as_path(path, "path"), overwrite=overwrite)
 
     @staticmethod
     def restore(directory: str | Path, path: str | Path, *, overwrite: bool = False) -> BuildReport:
@@ -296,7 +304,7 @@ class Index(IndexReader):
         from embedkit_indexes.changes import restore
         from embedkit_indexes.exchange import ParquetIndex
 
-        return restore(Path(directory), ParquetIndex(Path(path)), overwrite=overwrite)
+        return restore(as_path(directory), ParquetIndex(as_path(path, "path")), overwrite=overwrite)
 
     def verify(self) -> None:
         """Read all files and compare their checksums. Raises CorruptIndexError naming the one that differs."""

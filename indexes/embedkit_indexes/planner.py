@@ -40,11 +40,16 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _check_recall(self.recall)
-        if self.memory_budget is not None and self.memory_budget < 1:
-            raise InputError(f"memory_budget is {self.memory_budget}: give bytes, at least 1")
+        if self.memory_budget is not None:
+            _check_whole("memory_budget", self.memory_budget, "bytes")
+            if self.memory_budget < 1:
+                raise InputError(f"memory_budget is {self.memory_budget}: give bytes, at least 1")
+        if not isinstance(self.type, str):
+            raise InputError(f"type is {self.type!r:.60}, {type(self.type).__name__}: give a name, such as hnsw")
         if self.type not in TYPES and not any(c.isupper() for c in self.type):
             # FAISS's factory strings hold capitals, all of them.
             raise UnknownNameError("engine", self.type, TYPES, "A FAISS factory string will do too.")
+        _check_whole("exact_limit", self.exact_limit, "rows")
         if self.exact_limit < 0:
             raise InputError(f"exact_limit is {self.exact_limit}: give 0 or more rows")
 
@@ -70,7 +75,15 @@ class SearchEffort:
                 raise InputError(f"{name} is {value}: give a whole number of at least 1")
 
 
+def _check_whole(name: str, value: object, unit: str) -> None:
+    # What JSON does not hold, as NumPy's integers, could not be stored with the index.
+    if type(value) is not int:
+        raise InputError(f"{name} is {value!r:.60}, {type(value).__name__}: give a whole number of {unit}")
+
+
 def _check_recall(recall: float) -> None:
+    if not isinstance(recall, int | float) or isinstance(recall, bool):
+        raise InputError(f"recall is {recall!r:.60}, {type(recall).__name__}: give a number, such as 0.95")
     if not 0 < recall <= 1:
         raise InputError(f"recall is {recall}: give a share above 0 and up to 1, such as 0.95")
 

@@ -61,6 +61,10 @@ class IndexSettings:
 
     def using(self, embedder: Embedder, spec: str, options: Mapping[str, Any]) -> IndexSettings:
         """Return the settings with this embedder, without what no index keeps: keys and what is the machine's."""
+        if not isinstance(embedder, Embedder):
+            raise InputError(
+                f"embedder is {embedder!r:.60}, {type(embedder).__name__}: pass a name, or an Embedder (get_embedder(name))"
+            )
         kept = {
             name: _plain(name, value)
             for name, value in options.items()

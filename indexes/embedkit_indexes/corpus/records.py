@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,6 +55,15 @@ class Skipped:
     source: str
     reason: str
     line: int | None = None
+
+
+def check_documents(documents: Any) -> None:
+    """Refuse what holds no documents, or is a single one, before anything is begun."""
+    if isinstance(documents, str | bytes | Mapping | Document) or not isinstance(documents, Iterable):
+        raise InputError(
+            f"documents is {documents!r:.60}, {type(documents).__name__}: give an iterable of Documents, as in "
+            "[Document(id=…, text=…)]"
+        )
 
 
 def check_document(document: Any, number: int) -> None:
