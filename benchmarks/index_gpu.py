@@ -34,7 +34,7 @@ def run(vectors: NDArray[np.float16], queries: NDArray[np.float32]) -> dict[str,
     """Build and search once."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        description = faiss_engine.build(Path(folder), vectors, EngineConfig("ivf-rabitq"))
+        description = faiss_engine.build(Path(folder), vectors, EngineConfig("ivf-pq"))
         built = time.perf_counter() - start
         engine = faiss_engine.open_engine(Path(folder), vectors, description)
         found = engine.search(queries[:1000], 10)[1]

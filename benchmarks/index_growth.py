@@ -1,6 +1,6 @@
 """Measure how building, memory, files and latency grow with the number of vectors, and fit the exponents.
 
-    python benchmarks/index_growth.py [--rows 10000 100000 1000000] [--engine ivf-rabitq] [--queries 300]
+    python benchmarks/index_growth.py [--rows 10000 100000 1000000] [--engine ivf-pq] [--queries 300]
 
 Each size in a process of its own, one thread: the engine is built over the first rows of benchmarks/vectors.py (float16),
 opened afresh and asked one query at a time. An exponent is the slope of the logarithms (least squares): 1 is linear.
@@ -66,7 +66,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--engine", default="ivf-rabitq")
+    parser.add_argument("--engine", default="ivf-pq")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -35,7 +35,7 @@ def grid(**values: list[Any]) -> list[Effort]:
 
 
 EF = grid(ef_search=[12, 16, 24, 32, 48, 64, 96, 128, 192, 256])
-PROBES = [4, 6, 8, 12, 16, 24, 32, 48, 64]
+PROBES = [4, 6, 8, 12, 14, 16, 18, 20, 24, 32, 48, 64]
 
 
 def _faiss(cells: int) -> list[Setting]:
@@ -66,6 +66,8 @@ def _faiss(cells: int) -> list[Setting]:
         Setting("ivf-pq96fs-sq8", {"factory": f"{ivf},PQ96x4fs", "store": "SQ8"}, refined),
         Setting("coded-ivf-rabitq-fp16", {"factory": f"RR384,{coded},RaBitQ", "store": "SQfp16"}, queried),
         Setting("coded-ivf-pq96fs-fp16", {"factory": f"{coded},PQ96x4fs", "store": "SQfp16"}, refined),
+        # Codes of the difference to the centroid.
+        Setting("coded-ivf-pq96fsr-fp16", {"factory": f"{coded},PQ96x4fsr", "store": "SQfp16"}, refined),
         Setting("graph-ivf-rabitq-fp16", {"factory": f"RR384,{graph},RaBitQ", "store": "SQfp16"}, queried),
         Setting("graph-ivf-pq96fs-fp16", {"factory": f"{graph},PQ96x4fs", "store": "SQfp16"}, refined),
         Setting("hnsw32-flat", {"factory": "HNSW32", "ef_construction": 100}, EF),
@@ -83,7 +85,7 @@ def tools(rows: int) -> list[Tool]:
                for n, e in ((8, 16), (16, 32), (32, 64), (64, 96), (128, 128), (256, 256)) for f in (1, 4)]  # fmt: skip
     return [
         Tool("embedkit", "embedkit", (), [
-            Setting("auto", {"config": {"exact_limit": min(rows - 1, 50_000)}},
+            Setting("auto", {"config": {"exact_limit": min(rows - 1, 50_000)}, "tuned": True},
                     [{}, *grid(nprobe=PROBES, rerank=[20, 40, 80, 160])]),
         ]),
         Tool("faiss", "faiss", (), _faiss(cells)),

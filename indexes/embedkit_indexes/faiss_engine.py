@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from embedkit.errors import CorruptIndexError, InputError, MissingExtraError
 from embedkit.threads import thread_count
+from embedkit_indexes import engine_lists
 from embedkit_indexes.engine_approximate import ApproximateEngine
 from embedkit_indexes.engine_exact import ExactScan
+from embedkit_indexes.engine_file import CELLS
 from embedkit_indexes.planner import (
     EXACT_LIMIT,
     HNSW_LINKS,
@@ -92,7 +94,7 @@ def build(
     begun = perf_counter()
     cells = cell_count(rows)
     flags = 0
-    if kind in ("ivf-rabitq", "ivf-sq8"):
+    if kind in ("ivf-pq", "ivf-rabitq", "ivf-sq8"):
         from embedkit_indexes import engine_cells
 
         index = engine_cells.build(faiss, vectors, kind, cells, tell)
@@ -111,9 +113,14 @@ def build(
         if found is None:
             return description
         index = found
+    files = [FILE]
+    if kind == "ivf-pq":
+        files.append(CELLS)
+        with (folder / CELLS).open("wb") as f:
+            engine_lists.write(faiss, index, f)
     _write(faiss, index, folder / FILE, flags)
     filled = perf_counter()
-    description |= {"type": kind, "files": [FILE], "cells": cells}
+    description |= {"type": kind, "files": files, "cells": cells}
     engine = ApproximateEngine(load, folder / FILE, vectors, description)
     del index
     tell("measuring")
@@ -180,7 +187,7 @@ def _unknown(factory: str, dim: int, error: RuntimeError) -> str:
     reason = str(error).splitlines()[-1].split("failed: ")[-1]
     return (
         f"FAISS cannot build the engine {factory!r} for vectors of {dim} dimensions ({reason}): take auto, exact, "
-        "ivf-rabitq, ivf-sq8, hnsw or another factory string"
+        "ivf-pq, ivf-rabitq, ivf-sq8, hnsw or another factory string"
     )
 
 

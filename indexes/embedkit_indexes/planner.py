@@ -10,7 +10,7 @@ from embedkit.errors import InputError, UnknownNameError
 
 # Up to here one query scans everything in some 10 ms on a laptop core, and nothing need be trained.
 EXACT_LIMIT = 200_000
-TYPES = ("auto", "exact", "ivf-rabitq", "ivf-sq8", "hnsw", "cagra")
+TYPES = ("auto", "exact", "ivf-pq", "ivf-rabitq", "ivf-sq8", "hnsw", "cagra")
 HNSW_LINKS = 32
 # Above this target the one-bit codes need so deep a re-ranking that eight bits are cheaper.
 _FINE_RECALL = 0.99
@@ -22,7 +22,7 @@ _QUICK = 4e-3
 # From this share of allowed rows on, the others are passed over inside the usual search.
 _WIDE = 0.9
 # The probed cells hold at least so many times k rows.
-_CELLS_FOR_K = 4
+_CELLS_FOR_K = 8
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class EngineConfig:
             if self.memory_budget < 1:
                 raise InputError(f"memory_budget is {self.memory_budget}: give bytes, at least 1")
         if not isinstance(self.type, str):
-            raise InputError(f"type is {self.type!r:.60}, {type(self.type).__name__}: give a name, such as hnsw")
+            raise InputError(
+                f"type is {self.type!r:.60}, {type(self.type).__name__}: give a name, such as hnsw"
+            )
         if self.type not in TYPES and not any(c.isupper() for c in self.type):
             # FAISS's factory strings hold capitals, all of them.
             raise UnknownNameError("engine", self.type, TYPES, "A FAISS factory string will do too.")
@@ -99,7 +101,7 @@ def choose(rows: int, dim: int, config: EngineConfig, itemsize: int = 2) -> str:
         if budget is not None and needed is not None and needed > budget:
             raise InputError(_too_large(config.type, rows, dim, needed, budget))
         return config.type
-    order = ["ivf-rabitq"]
+    order = ["ivf-pq"]
     if config.recall > _FINE_RECALL:
         order.insert(0, "ivf-sq8")
     if rows <= config.exact_limit or config.recall == 1:
@@ -125,11 +127,17 @@ def resident_bytes(kind: str, rows: int, dim: int, itemsize: int = 2) -> int | N
         return rows * dim * itemsize
     cells = cell_count(rows) * dim * 3
     return {
+        "ivf-pq": rows * (-(-subspaces(dim) // 2) + 8) + cells,
         "ivf-rabitq": rows * (-(-dim // 8) + 16) + cells,
         "ivf-sq8": rows * (dim + 8) + cells,
         "hnsw": rows * (dim + 8 * HNSW_LINKS + 16),
         "cagra": rows * (4 * dim + 8 * HNSW_LINKS + 16),
     }.get(kind)
+
+
+def subspaces(dim: int) -> int:
+    """Return how many codes of four bits stand for a vector: one for each four dimensions, or for the most that fit."""
+    return next(dim // width for width in (4, 3, 2, 1) if dim % width == 0)
 
 
 def cell_count(rows: int) -> int:

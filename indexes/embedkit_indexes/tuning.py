@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from embedkit_indexes.planner import Point
+from embedkit_indexes.planner import Point, pick
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 K = 10
 QUERIES = 256
-DEPTHS = (10, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640)
+DEPTHS = (10, 20, 30, 40, 60, 80, 100, 120, 160, 240, 320, 480, 640)
 # One exact comparison, with its jump to the vector's place, takes as long as so many of codes; so does what a cell
 # costs before its first code.
-RERANK_COST = 25
+RERANK_COST = 35
 CELL_COST = 80
 # Beyond this the curve is not followed: exact search is what is meant there.
 _ENOUGH = 0.997
@@ -107,27 +107,43 @@ def walk(
     truth: NDArray[np.int64],
     sources: NDArray[np.int64],
     tried: Sequence[int],
+    *,
     depths: Sequence[int] = DEPTHS,
+    target: float = 0.95,
 ) -> list[Point]:
     """Measure every pair of effort and depth, and return the Pareto curve, ascending in recall.
 
     `search(effort, depth)` returns the unranked candidates, best first by their codes, and the mean number of codes
-    compared for a query. Ascending efforts are tried until recall ends rising.
+    compared for a query. Ascending efforts are tried until recall ends rising, then some about the target's.
     """
     points: list[Point] = []
     best = 0.0
-    for effort in tried:
+
+    def measure(effort: int) -> float:
         found, codes = search(effort, max(depths) + 1)
         at = recall_by_depth(without(found, sources), truth, depths)
-        points += [
+        points.extend(
             Point(effort, d, r, codes + RERANK_COST * d)
             for d, r in zip(depths, at, strict=True)
             if d <= found.shape[1]
-        ]
-        if at[-1] >= _ENOUGH or (at[-1] > 0.9 and at[-1] - best < 1e-4):
+        )
+        return at[-1]
+
+    for effort in tried:
+        recall = measure(effort)
+        if recall >= _ENOUGH or (recall > 0.9 and recall - best < 1e-4):
             break
-        best = at[-1]
+        best = recall
+    for effort in between(pareto(points), target):
+        measure(effort)
     return pareto(points)
+
+
+def between(curve: Sequence[Point], target: float) -> list[int]:
+    """Return up to three efforts between the one picked for the target and the last that misses it."""
+    chosen = pick(curve, target).effort
+    below = max((p.effort for p in curve if p.effort < chosen), default=chosen)
+    return sorted({below + (chosen - below) * part // 4 for part in (1, 2, 3)} - {below, chosen})
 
 
 def pareto(points: Iterable[Point]) -> list[Point]:

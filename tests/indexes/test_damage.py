@@ -24,6 +24,7 @@ NAMES = (
     "documents.arrow",
     "vectors.arrow",
     "faiss.index",
+    "faiss.cells",
     "lexical.bin",
     "metadata.arrow",
     ".bits",

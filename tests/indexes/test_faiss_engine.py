@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +17,14 @@ import pytest
 from numpy.typing import NDArray
 
 from embedkit.errors import CorruptIndexError, InputError
-from embedkit_indexes import engine_cells, engine_exact, faiss_engine, planner, tuning
+from embedkit_indexes import engine_cells, engine_exact, engine_lists, faiss_engine, planner, tuning
 from embedkit_indexes.faiss_engine import Engine, EngineConfig, SearchEffort
 from embedkit_indexes.rows import RowSet
 
 ROWS, DIM = 5000, 32
+
+
+CODED = ("ivf-pq", "ivf-rabitq")  # one file has its cells mapped by embedkit, one by FAISS
 
 
 def _vectors(count: int, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
@@ -62,7 +67,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dic
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMBEDKIT_THREADS", "1")
         patch.setattr(tuning, "QUERIES", 100)
-        for kind in ("ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"):
+        for kind in ("ivf-pq", "ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"):
             folder = tmp_path_factory.mktemp("engine")
             out[kind] = folder, faiss_engine.build(folder, VECTORS, EngineConfig(kind))
     return out
@@ -129,7 +134,7 @@ def test_equal_scores_are_ordered_by_row(queries: int) -> None:
     assert (np.diff(rows, axis=1) == 1).all()
 
 
-@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"])
+@pytest.mark.parametrize("kind", ["ivf-pq", "ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"])
 def test_an_engine_reaches_its_target(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
     """With the scores of exact search, for one query and for many; the curve rises to its top."""
     engine = _open(built, kind)
@@ -144,9 +149,10 @@ def test_an_engine_reaches_its_target(built: dict[str, tuple[Path, dict[str, Any
     assert recalls[-1] > 0.97
 
 
-def test_more_recall_is_more_effort(built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("kind", CODED)
+def test_more_recall_is_more_effort(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
     """The asked recall is reached, at the price of a higher nprobe; a recall of one is exact."""
-    engine = _open(built, "ivf-rabitq")
+    engine = _open(built, kind)
     low, high = (engine.plan(10, effort=SearchEffort(recall=r)) for r in (0.8, 0.99))
     assert low["nprobe"] < high["nprobe"]
     assert _recall(engine.search(ASKED, 10, effort=SearchEffort(recall=0.99))[1], _truth(ASKED, 10)) > 0.98
@@ -154,7 +160,7 @@ def test_more_recall_is_more_effort(built: dict[str, tuple[Path, dict[str, Any]]
     assert _recall(engine.search(ASKED, 10, effort=SearchEffort(recall=1))[1], _truth(ASKED, 10)) == 1
 
 
-@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"])
+@pytest.mark.parametrize("kind", ["ivf-pq", "ivf-rabitq", "ivf-sq8", "hnsw", "IVF50,Flat", "PQ16x4fs"])
 @pytest.mark.parametrize("filtered", ["random", "clusters"])
 @pytest.mark.parametrize("share", [0.95, 0.5, 0.1, 0.01])
 def test_filters_keep_the_recall(
@@ -177,7 +183,13 @@ def test_filters_keep_the_recall(
 
 @pytest.mark.parametrize(
     ("kind", "way"),
-    [("ivf-rabitq", "cells"), ("ivf-sq8", "cells"), ("IVF50,Flat", "cells"), ("hnsw", "probe")],
+    [
+        ("ivf-pq", "cells"),
+        ("ivf-rabitq", "cells"),
+        ("ivf-sq8", "cells"),
+        ("IVF50,Flat", "cells"),
+        ("hnsw", "probe"),
+    ],
 )
 def test_cells_without_allowed_rows_are_skipped_where_there_are_cells(
     built: dict[str, tuple[Path, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, kind: str, way: str
@@ -203,7 +215,7 @@ def test_one_bit_codes_are_compared_with_few_bits_of_the_query(
     assert asked == [4]
 
 
-@pytest.mark.parametrize("kind", ["ivf-rabitq", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf-pq", "ivf-rabitq", "hnsw"])
 def test_k_may_be_large(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
     """Hundreds of results are found; where k exceeds what there is, everything comes, then -1."""
     engine = _open(built, kind)
@@ -214,16 +226,18 @@ def test_k_may_be_large(built: dict[str, tuple[Path, dict[str, Any]]], kind: str
     assert (rows[:, allowed.count :] == -1).all()
 
 
-def test_too_few_found_are_made_up_for(built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("kind", CODED)
+def test_too_few_found_are_made_up_for(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
     """Where one probed cell holds fewer than k rows, the query is answered exactly."""
-    _, rows = _open(built, "ivf-rabitq").search(ASKED, 500, effort=SearchEffort(nprobe=1))
+    _, rows = _open(built, kind).search(ASKED, 500, effort=SearchEffort(nprobe=1))
     assert (rows >= 0).all()
     assert _recall(rows, _truth(ASKED, 500)) > 0.999
 
 
-def test_threads_share_an_engine(built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("kind", CODED)
+def test_threads_share_an_engine(built: dict[str, tuple[Path, dict[str, Any]]], kind: str) -> None:
     """Eight threads that search at once, filtered and not, get what one gets."""
-    engine = _open(built, "ivf-rabitq")
+    engine = _open(built, kind)
     sets = [None, _share(0.95), _share(0.5)]
     alone = [engine.search(ASKED, 10, s)[1] for s in sets]
     with ThreadPoolExecutor(8) as pool:
@@ -231,10 +245,11 @@ def test_threads_share_an_engine(built: dict[str, tuple[Path, dict[str, Any]]]) 
     assert all((rows == alone[i % 3]).all() for i, rows in enumerate(together))
 
 
-def test_many_cells_are_found_by_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", CODED)
+def test_many_cells_are_found_by_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
     """The way of large segments, whose cells are found approximately, reaches the target too."""
     monkeypatch.setattr(engine_cells, "_MANY_CELLS", 64)
-    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig("ivf-rabitq"))
+    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig(kind))
     _, rows = faiss_engine.open_engine(tmp_path, VECTORS, description).search(ASKED, 10)
     assert _recall(rows, _truth(ASKED, 10)) > 0.93
 
@@ -260,29 +275,98 @@ def test_an_engine_that_cannot_be_built_is_refused(tmp_path: Path, kind: str) ->
         faiss_engine.build(tmp_path, VECTORS, EngineConfig(kind))
 
 
-@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-sq8", "hnsw"])
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [("ivf-pq", "faiss.index"), ("ivf-pq", "faiss.cells"), ("ivf-rabitq", "faiss.index"), ("ivf-sq8", "faiss.index"), ("hnsw", "faiss.index")],
+)  # fmt: skip
 def test_a_truncated_file_is_refused(
-    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path, kind: str
+    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path, kind: str, file: str
 ) -> None:
-    """At any length, with an error that names the file."""
-    whole = (built[kind][0] / "faiss.index").read_bytes()
+    """At any length, lengthened or missing, with an error that names the file."""
+    folder, description = built[kind]
+    for name in description["files"]:
+        shutil.copy(folder / name, tmp_path)
+    whole = (folder / file).read_bytes()
     for share in (0, 0.001, 0.3, 0.6, 0.999):
-        (tmp_path / "faiss.index").write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(CorruptIndexError, match=r"faiss\.index"):
-            faiss_engine.open_engine(tmp_path, VECTORS, built[kind][1])
+        (tmp_path / file).write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(CorruptIndexError, match=re.escape(file)):
+            faiss_engine.open_engine(tmp_path, VECTORS, description)
+    (tmp_path / file).unlink()
+    with pytest.raises(CorruptIndexError, match=re.escape(file)):
+        faiss_engine.open_engine(tmp_path, VECTORS, description)
 
 
-def test_a_row_number_beyond_the_vectors_is_never_followed(
+def test_cells_of_other_sizes_are_refused(
     built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:
+    """A cell that claims more rows than there are, and one that took another's: nothing beyond the file is read."""
+    folder, description = built["ivf-pq"]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    whole = (folder / "faiss.cells").read_bytes()
+    sizes = np.frombuffer(whole, np.uint64, description["cells"])
+    for change in (np.uint64(1 << 63), np.uint64(64)):
+        changed = sizes.copy()
+        changed[3] += change
+        if change == 64:
+            changed[int(sizes.argmax())] -= change
+        (tmp_path / "faiss.cells").write_bytes(changed.tobytes() + whole[changed.nbytes :])
+        if change == 64:
+            assert changed.sum() == ROWS
+        try:
+            engine = faiss_engine.open_engine(tmp_path, VECTORS, description)
+        except CorruptIndexError as e:
+            assert "faiss.cells" in str(e)
+        else:
+            assert change == 64
+            _, rows = engine.search(ASKED, 10, effort=SearchEffort(nprobe=10_000))
+            assert (rows < ROWS).all()
+
+
+def test_an_index_of_another_engine_beside_the_cells_is_refused(
+    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    """The cells are read as packed codes only by the index they were packed for."""
+    shutil.copytree(built["ivf-pq"][0], tmp_path, dirs_exist_ok=True)
+    shutil.copy(built["ivf-sq8"][0] / "faiss.index", tmp_path)
+    with pytest.raises(CorruptIndexError, match="another engine"):
+        faiss_engine.open_engine(tmp_path, VECTORS, built["ivf-pq"][1])
+
+
+def test_mapped_cells_answer_as_those_in_memory(
+    built: dict[str, tuple[Path, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of Windows, where FAISS maps no lists, finds the same with the same scores."""
+    mapped = _open(built, "ivf-pq").search(ASKED, 10)
+    monkeypatch.setattr(engine_lists.sys, "platform", "win32")
+    read = _open(built, "ivf-pq").search(ASKED, 10)
+    np.testing.assert_array_equal(mapped[1], read[1])
+    np.testing.assert_array_equal(mapped[0], read[0])
+
+
+@pytest.mark.parametrize("dim", [30, 33, 49])
+def test_dimensions_that_four_does_not_divide_are_coded_too(tmp_path: Path, dim: int) -> None:
+    """By three, two or one dimensions a code."""
+    vectors, asked = _vectors(3000, dim), _vectors(50, dim, seed=1)
+    description = faiss_engine.build(tmp_path, vectors, EngineConfig("ivf-pq"))
+    _, rows = faiss_engine.open_engine(tmp_path, vectors, description).search(asked, 10)
+    assert _recall(rows, np.argsort(-(asked @ vectors.T), axis=1)[:, :10]) > 0.93
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_a_row_number_beyond_the_vectors_is_never_followed(
+    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path, kind: str
+) -> None:
     """A flipped high bit in the file's row numbers loses that row, and reads nothing beyond the vectors."""
-    whole = bytearray((built["ivf-rabitq"][0] / "faiss.index").read_bytes())
+    folder, description = built[kind]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = description["files"][-1]
+    whole = bytearray((folder / file).read_bytes())
     row = int(_truth(ASKED[:1], 1)[0, 0])
     at = -1
     while (at := whole.find(row.to_bytes(8, "little"), at + 1)) >= 0:
         whole[at + 5] = 0x40
-    (tmp_path / "faiss.index").write_bytes(whole)
-    engine = faiss_engine.open_engine(tmp_path, VECTORS, built["ivf-rabitq"][1])
+    (tmp_path / file).write_bytes(whole)
+    engine = faiss_engine.open_engine(tmp_path, VECTORS, description)
     _, rows = engine.search(ASKED[:1], 10, effort=SearchEffort(nprobe=10_000))
     assert row not in rows
     assert (rows < ROWS).all()
@@ -332,7 +416,7 @@ def test_gpus_train_and_search_and_what_is_written_is_a_cpu_index(
     """Assignment goes to all cards, an exact batch is streamed over them; the file opens where there is none."""
     cards = _Cards()
     monkeypatch.setattr(faiss_engine, "_ready", [cards])
-    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig("ivf-rabitq"))
+    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig("ivf-pq"))
     cells = description["cells"]
     assert f"spread {cells}" in cards.calls
     monkeypatch.setattr("embedkit_indexes.gpu._BLOCK_BYTES", 1000 * DIM * 4)
@@ -372,7 +456,7 @@ def test_a_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
     truth = np.argsort(-(asked @ vectors.T), axis=1)[:, :10]
     engine = faiss_engine.ExactEngine(vectors.astype(np.float16))
     assert _recall(engine.search(asked, 10)[1], truth) > 0.99
-    description = faiss_engine.build(tmp_path, vectors, EngineConfig("ivf-rabitq"))
+    description = faiss_engine.build(tmp_path, vectors, EngineConfig("ivf-pq"))
     _, found = faiss_engine.open_engine(tmp_path, vectors, description).search(asked, 10)
     assert _recall(found, truth) > 0.93
 

@@ -15,6 +15,7 @@ from embedkit_indexes.planner import (
     pick,
     plan_search,
     resident_bytes,
+    subspaces,
 )
 
 CURVE = [Point(4, 20, 0.80, 900), Point(16, 40, 0.956, 2400), Point(32, 40, 0.97, 3000), Point(256, 240, 0.994, 9000)]  # fmt: skip
@@ -25,11 +26,11 @@ MILLION = 1_000_000
     ("rows", "config", "expected"),
     [
         (1000, EngineConfig(), "exact"),
-        (MILLION, EngineConfig(), "ivf-rabitq"),
+        (MILLION, EngineConfig(), "ivf-pq"),
         (MILLION, EngineConfig(recall=0.999), "ivf-sq8"),
         (MILLION, EngineConfig(recall=1), "exact"),
-        (MILLION, EngineConfig(recall=0.999, memory_budget=100_000_000), "ivf-rabitq"),
-        (100_000, EngineConfig(memory_budget=20_000_000), "ivf-rabitq"),
+        (MILLION, EngineConfig(recall=0.999, memory_budget=100_000_000), "ivf-pq"),
+        (100_000, EngineConfig(memory_budget=20_000_000), "ivf-pq"),
         (MILLION, EngineConfig("hnsw"), "hnsw"),
         (MILLION, EngineConfig("OPQ32,IVF64,PQ32"), "OPQ32,IVF64,PQ32"),
     ],
@@ -46,10 +47,11 @@ def test_a_budget_that_nothing_fits_is_refused(kind: str) -> None:
         choose(MILLION, 384, EngineConfig(kind, memory_budget=1_000_000))
 
 
-def test_one_bit_codes_are_the_smallest() -> None:
-    """A million vectors of 384 dimensions stay below 80 MB, a sixth of eight bits and a tenth of float16."""
-    rabitq, sq8, exact = (resident_bytes(k, MILLION, 384) or 0 for k in ("ivf-rabitq", "ivf-sq8", "exact"))
-    assert rabitq < 80_000_000 < 5 * rabitq < sq8 < exact
+def test_four_bits_for_four_dimensions_are_the_smallest() -> None:
+    """A million vectors of 384 dimensions stay below 65 MB, a sixth of eight bits and a tenth of float16."""
+    kinds = ("ivf-pq", "ivf-rabitq", "ivf-sq8", "exact")
+    pq, rabitq, sq8, exact = (resident_bytes(k, MILLION, 384) or 0 for k in kinds)
+    assert pq < 65_000_000 < rabitq < 80_000_000 < 5 * rabitq < sq8 < exact
     assert resident_bytes("PQ32", MILLION, 384) is None
 
 
@@ -57,6 +59,12 @@ def test_cells_never_outnumber_what_can_be_trained() -> None:
     """Four times the root, and at least 39 rows for each."""
     assert cell_count(MILLION) == 4000
     assert [cell_count(n) for n in (1, 39, 100, 10_000)] == [1, 1, 2, 256]
+
+
+@pytest.mark.parametrize(("dim", "parts"), [(384, 96), (300, 75), (50, 25), (51, 17), (49, 49)])
+def test_every_dimension_can_be_coded(dim: int, parts: int) -> None:
+    """Four dimensions a code, or three, two, one where they do not divide."""
+    assert subspaces(dim) == parts
 
 
 @pytest.mark.parametrize(("recall", "effort"), [(0.5, 4), (0.95, 16), (0.96, 32), (0.99, 256), (0.999, 256)])

@@ -58,7 +58,7 @@ def test_efforts_rise_to_the_limit() -> None:
 
 
 def test_the_walk_keeps_what_nothing_beats_and_ends_when_recall_does() -> None:
-    """Every step raises both cost and recall, and no effort is tried beyond perfect recall."""
+    """Every step raises both cost and recall, and no effort is tried beyond perfect recall, then some at the target."""
     truth = np.arange(10)[None]
     asked: list[int] = []
 
@@ -68,9 +68,11 @@ def test_the_walk_keeps_what_nothing_beats_and_ends_when_recall_does() -> None:
         found[0, :10] = np.where(np.arange(10) < effort, np.arange(10), 99)
         return found, 10.0 * effort
 
-    curve = tuning.walk(search, truth, np.array([-1]), [2, 4, 10, 20], (5, 10))
-    assert asked == [2, 4, 10]
-    assert [p.recall for p in curve] == [0.2, 0.4, 0.5, 1.0]
+    curve = tuning.walk(search, truth, np.array([-1]), [2, 4, 10, 20], depths=(5, 10))
+    assert asked[:3] == [2, 4, 10]
+    # Then some between 4, which misses the target of 0.95, and 10.
+    assert asked[3:] == [5, 7, 8]
+    assert [p.recall for p in curve] == [0.2, 0.4, 0.5, 0.7, 0.8, 1.0]
     assert [p.cost for p in curve] == sorted(p.cost for p in curve)
 
 
