@@ -306,9 +306,9 @@ class ApproximateEngine:
                 self._refine.search(q[None], tuning.K, params=parameters)
             return round((thread_time() - begun) / len(few), 6)
 
-        tried, depths = tuning.efforts(self._limit), tuning.DEPTHS
+        tried, depths = tuning.efforts(self._limit), [*tuning.DEPTHS]
         if self._graph:
-            tried, depths = tuning.efforts(2048)[8:], (tuning.K,)
+            tried, depths = tuning.efforts(2048)[8:], [tuning.K]
         elif self._ivf is None:
             tried = [1]
         curve = tuning.walk(search, truth, sample.sources, tried, depths=depths, target=self._target)

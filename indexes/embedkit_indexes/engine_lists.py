@@ -35,7 +35,7 @@ def write(faiss: Any, ivf: Any, file: BinaryIO) -> None:
         file.write(faiss.rev_swig_ptr(lists.get_codes(cell), rows * code))
         numbers = np.zeros(rows, dtype="<i8")
         numbers[: sizes[cell]] = faiss.rev_swig_ptr(lists.get_ids(cell), int(sizes[cell]))
-        file.write(numbers)
+        file.write(numbers.tobytes())
     empty = faiss.BlockInvertedLists(ivf.nlist, BLOCK, lists.block_size)
     ivf.replace_invlists(empty, True)
     empty.this.disown()
