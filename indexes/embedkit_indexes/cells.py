@@ -1,45 +1,83 @@
-"""Read single cells of an Arrow batch: faster than Arrow's scalars, and never outside its buffers."""
+"""Read single cells of Arrow batches: faster than Arrow's scalars, and never outside their buffers."""
 
 from __future__ import annotations
 
+import json
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from embedkit.errors import CorruptIndexError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 class Cells:
-    """Give the rows of a batch as dictionaries of the named columns: strings and integers without nulls.
+    """Give the cells of a mapped file's batches by row and column: strings and integers without nulls.
+
+    While this lives, the file stays mapped, and is read from there even where it was deleted meanwhile.
+    """
+
+    def __init__(self, path: Path, batches: Sequence[pa.RecordBatch]) -> None:
+        self._path = path
+        self._batches = batches
+        # The row that each batch begins with.
+        self._starts = list(accumulate((b.num_rows for b in batches[:-1]), initial=0))
+        self._columns: list[dict[str, memoryview | _Strings]] = [{} for _ in batches]
+
+    def cell(self, row: int, name: str) -> Any:
+        """Return one cell; one named `metadata` is JSON, and decoded. Raises CorruptIndexError."""
+        # Not `reading`: for a cell the `with` costs more than the cell.
+        try:
+            batch = bisect_right(self._starts, row) - 1
+            columns = self._columns[batch]
+            column = columns.get(name)
+            if column is None:
+                column = columns[name] = _opened(self._batches[batch], name)
+            value = column[row - self._starts[batch]]
+            return json.loads(value) if name == "metadata" else value
+        except Exception as e:  # of any class: Arrow's and Python's own
+            raise damaged(self._path, e) from e
+
+
+def damaged(path: Path, problem: Exception) -> CorruptIndexError:
+    """Return the error that names an altered file."""
+    return CorruptIndexError(
+        f"{path} cannot be read ({problem}): the index is damaged, rebuild with `embedkit index`"
+    )
+
+
+class _Strings:
+    """The strings of a column.
 
     Raises IndexError where an altered file's offsets lead outside it, UnicodeDecodeError where its text is none.
     """
 
-    def __init__(self, batch: pa.RecordBatch, names: Sequence[str]) -> None:
-        # Memory views cast to their numbers: an item of one costs a tenth of an item of a NumPy array.
-        self._numbers: list[tuple[str, memoryview]] = []
-        self._strings: list[tuple[str, memoryview, memoryview]] = []
-        for name in names:
-            array = batch.column(name)
-            buffers = array.buffers()
-            if str(array.type) == "string":
-                offsets = memoryview(buffers[1]).cast("B")
-                own = offsets[: len(offsets) // 4 * 4].cast("i")[array.offset : array.offset + len(array) + 1]
-                self._strings.append((name, own, memoryview(buffers[2] or b"")))
-            else:
-                numbers = memoryview(buffers[1]).cast("B")
-                if str(array.type) == "int32":
-                    whole = numbers[: len(numbers) // 4 * 4].cast("i")
-                else:
-                    whole = numbers[: len(numbers) // 8 * 8].cast("q")
-                self._numbers.append((name, whole[array.offset : array.offset + len(array)]))
+    __slots__ = ("_offsets", "_text")
 
-    def row(self, place: int) -> dict[str, Any]:
-        """Return one row."""
-        out: dict[str, Any] = {name: numbers[place] for name, numbers in self._numbers}
-        for name, offsets, text in self._strings:
-            start, end = offsets[place], offsets[place + 1]
-            if not 0 <= start <= end <= len(text):
-                raise IndexError(f"{name} of row {place} lies at {start} to {end} of {len(text)} bytes")
-            out[name] = str(text[start:end], "utf-8")
-        return out
+    def __init__(self, offsets: memoryview, text: memoryview) -> None:
+        self._offsets = offsets
+        self._text = text
+
+    def __getitem__(self, place: int) -> str:
+        start, end = self._offsets[place], self._offsets[place + 1]
+        if not 0 <= start <= end <= len(self._text):
+            raise IndexError(f"a text lies at {start} to {end} of {len(self._text)} bytes")
+        return str(self._text[start:end], "utf-8")
+
+
+def _opened(batch: pa.RecordBatch, name: str) -> memoryview | _Strings:
+    """Return a batch's column as what gives its cells."""
+    array = batch.column(name)
+    _, numbers, *rest = array.buffers()
+    # Memory views cast to their numbers: an item of one costs a tenth of an item of a NumPy array.
+    raw = memoryview(numbers).cast("B")
+    by_four, by_eight = raw[: len(raw) // 4 * 4].cast("i"), raw[: len(raw) // 8 * 8].cast("q")
+    own = slice(array.offset, array.offset + len(array))
+    kind = str(array.type)
+    if kind == "string":
+        return _Strings(by_four[own.start : own.stop + 1], memoryview(rest[0] or b""))
+    return by_four[own] if kind == "int32" else by_eight[own]

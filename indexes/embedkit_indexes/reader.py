@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +16,7 @@ from embedkit.threads import thread_count
 from embedkit_indexes.manifest import Manifest, check_fingerprint, check_probes
 from embedkit_indexes.planner import SearchEffort
 from embedkit_indexes.question import Mode, Question, checked_queries, make_question
-from embedkit_indexes.results import RankedChunk, SearchHit, SearchResult
+from embedkit_indexes.results import RankedChunk, SearchResult, late_hits, late_result, truncated_tokens
 from embedkit_indexes.searching import search_snapshot
 from embedkit_indexes.snapshot import Ranking, Snapshot
 
@@ -34,7 +34,6 @@ class Found(NamedTuple):
     instruction: str | None
     encoded: str
     obeys: bool
-    truncated: int
     ranking: Ranking
     cosines: dict[int, float]
     bm25: dict[int, float]
@@ -126,24 +125,10 @@ class IndexReader:
         )
         queries = checked_queries(queries)
         snapshot, embedder = self._opened(question)
-        results: list[SearchResult] = []
-        for found in self._find(snapshot, embedder, queries, question, lang):
-            numbers = found.ranking.numbers
-            hits = tuple(
-                SearchHit(
-                    rank=rank,
-                    score=score,
-                    **row,
-                    cosine=found.cosines.get(number),
-                    bm25=found.bm25.get(number),
-                    index=snapshot.origin(number),
-                )
-                for rank, (score, number, row) in enumerate(
-                    zip(found.ranking.scores, numbers, snapshot.rows(numbers), strict=True), 1
-                )
-            )
-            results.append(SearchResult(*found[:6], hits))
-        return results
+        return [
+            _result(snapshot, embedder, found)
+            for found in self._find(snapshot, embedder, queries, question, lang)
+        ]
 
     def rank(
         self,
@@ -177,7 +162,7 @@ class IndexReader:
         queries: Sequence[str],
         question: Question,
         lang: str | None,
-    ) -> Iterator[Found]:
+    ) -> list[Found]:
         if lang is not None and lang not in snapshot.languages:
             raise UnknownNameError("language", lang, snapshot.languages, "`embedkit info` counts them.")
         chosen = get_task(question.task, self.tasks) if isinstance(question.task, str) else question.task
@@ -185,24 +170,24 @@ class IndexReader:
         if embedder is None:
             # Words need no embedder: neither its weights nor its program.
             rankings = search_snapshot(snapshot, queries, None, allowed, question)
-            for query, ranking in zip(queries, rankings, strict=True):
-                yield Found(query, None, None, query, True, 0, *ranking)
-            return
+            return [Found(q, None, None, q, True, *r) for q, r in zip(queries, rankings, strict=True)]
         info = embedder.info
         sentence = embedder.instruction_for(chosen, question.instruction)
         name = chosen.name if chosen is not None else info.default_task
         if chosen is None and question.instruction is not None:
             name = None
         obeys = sentence is None or info.instruction_trained
+        out: list[Found] = []
         for start in range(0, len(queries), _BATCH):
             part = queries[start : start + _BATCH]
             encoded = [info.template.render_query(q, sentence) for q in part]
-            tokens = embedder.count_tokens(encoded)
             vectors = embedder.encode_query(part, chosen, question.instruction)
             rankings = search_snapshot(snapshot, part, vectors, allowed, question)
-            for query, text, count, ranking in zip(part, encoded, tokens, rankings, strict=True):
-                cut = max(0, count - info.max_length)
-                yield Found(query, name, sentence, text, obeys, cut, *ranking)
+            out += [
+                Found(query, name, sentence, text, obeys, *ranking)
+                for query, text, ranking in zip(part, encoded, rankings, strict=True)
+            ]
+        return out
 
     def explain(
         self,
@@ -222,7 +207,7 @@ class IndexReader:
         )
         checked_queries([query])
         snapshot, embedder = self._opened(question)
-        found = next(self._find(snapshot, embedder, [query], question, None))
+        (found,) = self._find(snapshot, embedder, [query], question, None)
         tokenizer = embedder.tokenizer if embedder is not None else None
         return {
             "query": query,
@@ -232,7 +217,7 @@ class IndexReader:
             "encoded": found.encoded,
             "tokens": tokenizer.encode(found.encoded).tokens if tokenizer is not None else None,
             "token_count": embedder.count_tokens([found.encoded])[0] if embedder is not None else None,
-            "truncated": found.truncated,
+            "truncated": truncated_tokens(embedder, found.encoded) if embedder is not None else 0,
             "embedder": {**self.manifest.embedder, "fingerprint": self.manifest.fingerprint},
             "plan": {**snapshot.plan(question), "threads": thread_count()},
         }
@@ -278,3 +263,14 @@ class IndexReader:
 
     def _check_fingerprint(self, embedder: Embedder, manifest: Manifest | None = None) -> None:
         check_fingerprint(manifest or self.manifest, embedder, str(self.directory))
+
+
+def _result(snapshot: Snapshot, embedder: Embedder | None, found: Found) -> SearchResult:
+    query, task, instruction, encoded, obeys, ranking, cosines, bm25 = found
+    hits = late_hits(ranking, snapshot.places(ranking.numbers), cosines, bm25)
+    if embedder is None:
+        return SearchResult(query, task, instruction, encoded, obeys, 0, hits)
+    return late_result(
+        query=query, task=task, instruction=instruction, encoded=encoded, obeys=obeys, hits=hits,
+        embedder=embedder,
+    )  # fmt: skip

@@ -37,8 +37,7 @@ def search_snapshot(
     if vectors is not None:
         depth = k if question.mode == "dense" else max(k, _FUSED_DEPTH)
         scores, numbers = snapshot.nearest(vectors, depth, allowed, question.effort)
-        kept = numbers >= 0
-        dense = [Ranking(s[m].tolist(), n[m].tolist()) for s, n, m in zip(scores, numbers, kept, strict=True)]
+        dense = [_ranking(s, n) for s, n in zip(scores, numbers, strict=True)]
     if question.mode == "dense":
         return [(r, {}, {}) for r in dense]
     depth = k if question.mode == "lexical" else max(k, _FUSED_DEPTH)
@@ -67,6 +66,15 @@ def _fused(
     missing = [n for n in numbers if n not in cosines]
     cosines.update(zip(missing, snapshot.cosine(vector, missing), strict=True))
     return Ranking([score for _, score in best], numbers), cosines, _by_number(words)
+
+
+def _ranking(scores: NDArray[np.float32], numbers: NDArray[np.int64]) -> Ranking:
+    """Return what was found for one query, without the -1 that stand where there was less than was asked for."""
+    listed: list[int] = numbers.tolist()
+    if -1 in listed:
+        found = numbers >= 0
+        return Ranking(scores[found].tolist(), numbers[found].tolist())
+    return Ranking(scores.tolist(), listed)
 
 
 def _by_number(ranking: Ranking) -> dict[int, float]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import CorruptIndexError, StoreError
-from embedkit_indexes.cells import Cells
+from embedkit_indexes.cells import Cells, damaged
 from embedkit_indexes.durable import Pin
 from embedkit_indexes.manifest import SegmentRecord
 from embedkit_indexes.rows import RowSet
@@ -49,13 +46,7 @@ def reading(path: Path) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as e:  # of any class: Arrow's, NumPy's and Python's own
-        raise _damaged(path, e) from e
-
-
-def _damaged(path: Path, problem: Exception) -> CorruptIndexError:
-    return CorruptIndexError(
-        f"{path} cannot be read ({problem}): the index is damaged, rebuild with `embedkit index`"
-    )
+        raise damaged(path, e) from e
 
 
 class Segment:
@@ -67,7 +58,6 @@ class Segment:
     def __init__(self, directory: Path, record: SegmentRecord) -> None:
         self.folder = directory / record.name
         self.record = record
-        self._cells: dict[int, Cells] = {}
         self._bits = b""
         with reading(self.folder):
             self._pins = [Pin(self.folder)]
@@ -147,17 +137,20 @@ class Segment:
         return ~RowSet.unpack(np.frombuffer(self._bits, np.uint8), count).mask
 
     @cached_property
-    def _batches(self) -> tuple[list[Any], list[int]]:
-        """The chunks' record batches, and the row number that each one ends before."""
+    def cells(self) -> Cells:
+        """The cells of the chunks, which can be read longer than the segment lives."""
+        return Cells(self.folder / CHUNKS, self.batches())
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
         batches = self._open(CHUNKS)
-        ends = list(accumulate(b.num_rows for b in batches))
-        if ends[-1] != len(self):
-            raise CorruptIndexError(f"{self.folder / CHUNKS} holds {ends[-1]} chunks, not {len(self)}")
-        return batches, ends
+        if (found := sum(b.num_rows for b in batches)) != len(self):
+            raise CorruptIndexError(f"{self.folder / CHUNKS} holds {found} chunks, not {len(self)}")
+        return batches
 
     def map(self) -> None:
         """Map the chunks and the vectors now."""
-        _ = self.vectors, self._batches
+        _ = self.vectors, self.cells
 
     def _open(self, name: str) -> list[Any]:
         """Return a file's record batches, at least one, mapped."""
@@ -170,31 +163,13 @@ class Segment:
                 raise ValueError("it holds no batch")
             return batches
 
-    def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the chunks of these row numbers, in their order, `metadata` decoded."""
-        batches, ends = self._batches
-        out = []
-        # Not `reading`: for a few rows the `with` costs more than the rows.
-        try:
-            for number in numbers:
-                i = bisect_right(ends, number)
-                cells = self._cells.get(i)
-                if cells is None:
-                    cells = self._cells.setdefault(i, Cells(batches[i], SHOWN))
-                row = cells.row(number - ends[i] + batches[i].num_rows)
-                row["metadata"] = json.loads(row["metadata"])
-                out.append(row)
-        except Exception as e:
-            raise _damaged(self.folder / CHUNKS, e) from e
-        return out
-
     def batches(self) -> list[pa.RecordBatch]:
         """Return the chunks, a batch at a time, mapped."""
-        return self._batches[0]
+        return self._batches
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return one whole column of the chunks, its offsets checked."""
-        return self._column(CHUNKS, self._batches[0], name)
+        return self._column(CHUNKS, self._batches, name)
 
     def documents(self, name: str) -> pa.ChunkedArray:
         """Return one whole column of the documents, its offsets checked."""
@@ -263,20 +238,6 @@ class Segment:
             for c in self.column("hash").chunks
         ]
         return np.concatenate(parts).reshape(-1, HASH_BYTES)
-
-
-SHOWN = (
-    "chunk_id",
-    "document_id",
-    "position",
-    "title",
-    "text",
-    "lang",
-    "source",
-    "start",
-    "end",
-    "metadata",
-)
 
 
 class FilterFields:

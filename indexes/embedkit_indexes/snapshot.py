@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from embedkit_indexes.cells import Cells
     from embedkit_indexes.filters import Condition
     from embedkit_indexes.question import Question
 
@@ -40,6 +42,8 @@ class Snapshot:
         self.manifest = manifest
         self.directory = directory
         self.segments = [Segment(directory, r) for r in manifest.segments]
+        # What a hit calls the directory of each segment: where one index is searched, there is nothing to tell apart.
+        self.origins = [""] * len(self.segments)
         self.languages = list(manifest.languages)
         self._stamp = b""
         self._filters: OrderedDict[str, list[RowSet | None]] = OrderedDict()
@@ -150,17 +154,10 @@ class Snapshot:
 
     def place(self, number: int) -> tuple[int, int]:
         """Return the segment and the row in it that a number stands for."""
-        from bisect import bisect_right
-
         segment = bisect_right(self.offsets, number) - 1
         while not len(self.segments[segment]):
             segment += 1
         return segment, number - self.offsets[segment]
-
-    def origin(self, number: int) -> str:
-        """Return the directory that a row came from, where several are searched."""
-        del number
-        return ""
 
     def plan(self, question: Question) -> dict[str, Any]:
         """Say in plain values how a search goes: of the largest segment, and how many there are."""
@@ -176,11 +173,13 @@ class Snapshot:
             )
         return out | {"segments": len(self.segments)}
 
-    def rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the chunks of these row numbers, in their order."""
-        if len(self.segments) == 1:
-            return self.segments[0].rows(numbers)
-        return [self.segments[s].rows([r])[0] for s, r in map(self.place, numbers)]
+    def places(self, numbers: Sequence[int]) -> list[tuple[Cells, int, str]]:
+        """Return where these rows lie: their segment's cells, the row in it, and the directory of one of several."""
+        segments, origins = self.segments, self.origins
+        if len(segments) == 1:
+            cells, origin = segments[0].cells, origins[0]
+            return [(cells, number, origin) for number in numbers]
+        return [(segments[s].cells, row, origins[s]) for s, row in map(self.place, numbers)]
 
     @cached_property
     def document_ids(self) -> list[str]:

@@ -105,6 +105,8 @@ class _Judge:
         for options in asked:
             try:
                 hits = [h for r in index.search_many(["word1 word7", "word40 n8"], **options) for h in r.hits]
+                for hit in hits:
+                    asdict(hit)  # reads all of it
             except CorruptIndexError:
                 continue
             except Exception as e:
