@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -154,7 +155,7 @@ def _writer(
 @contextmanager
 def _change(directory: Path, make: Callable[[Manifest | None], Writer]) -> Iterator[tuple[Writer, float]]:
     """Hold the lock while a writer works; whatever is raised before its manifest counts leaves what was there."""
-    started = time.perf_counter()
+    started, owner = time.perf_counter(), os.getpid()
     with durable.store_errors(directory):
         fresh = durable.make_directory(directory)
         with durable.writer_lock(directory):
@@ -163,6 +164,8 @@ def _change(directory: Path, make: Callable[[Manifest | None], Writer]) -> Itera
                 writer = make(_base(directory))
                 yield writer, started
             except BaseException:
+                if os.getpid() != owner:
+                    raise  # a forked child that ends here: the change is its parent's
                 # An interrupt may come between the manifest's renaming and here: then the new version is in force.
                 if writer is not None and not writer.committed:
                     writer.roll_back()

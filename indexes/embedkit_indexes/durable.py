@@ -51,14 +51,20 @@ def store_errors(path: Path) -> Iterator[None]:
 def writer_lock(directory: Path) -> Iterator[None]:
     """Hold the directory's one writer's lock; the system frees it when its owner dies, however it dies.
 
-    Raises StoreError naming the process that holds it.
+    Raises StoreError naming the process that holds it, or saying why nothing can be locked there.
     """
     path = directory / LOCK
-    with path.open("a+", encoding="utf-8") as f:
-        if not _take(f):
+    with path.open("a+", encoding="utf-8") as f, _kept_from_children(f):
+        try:
+            taken = _take(f)
+        except OSError as e:
+            raise StoreError(
+                f"{directory} cannot be locked ({e.strerror or e}), so two writers could not be kept apart: mount it "
+                "with locks (some network drives have none), or move the index to a local disk"
+            ) from e
+        if not taken:
             f.seek(0)
-            owner = f.read().strip() or "another process"
-            raise StoreError(f"{directory} is being written by {owner}: wait until it is done, or stop it")
+            raise StoreError(_held_by(directory, f.read().strip()))
         # Another first build that failed removes its lock: whoever waited for that file would lock nothing.
         if not path.exists() or not os.path.samestat(os.fstat(f.fileno()), path.stat()):
             raise StoreError(f"{directory} was cleared by another process just now: run it again")
@@ -68,7 +74,54 @@ def writer_lock(directory: Path) -> Iterator[None]:
         yield
 
 
+_held: set[IO[str]] = set()
+
+
+@contextmanager
+def _kept_from_children(f: IO[str]) -> Iterator[None]:
+    _held.add(f)
+    try:
+        yield
+    finally:
+        _held.discard(f)
+
+
+def _let_go() -> None:
+    # A lock is its open file's, which a forked child shares: it would outlive the writer. Closed, not unlocked: that
+    # would free the writer's own.
+    for f in _held:
+        f.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _held_by(directory: Path, owner: str) -> str:
+    found = re.fullmatch(r"process (\d+) on (.*)", owner)
+    if found and found[2] == platform.node() and _ended(int(found[1])):
+        return (
+            f"{directory} is locked by a process that process {found[1]} started before it ended: stop that one, or wait "
+            "until it is done"
+        )
+    return f"{directory} is being written by {owner or 'another process'}: wait until it is done, or stop it"
+
+
+def _ended(pid: int) -> bool:
+    if sys.platform == "win32":  # where a signal of 0 would end it
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
 def _take(f: IO[str]) -> bool:
+    """Lock the file; return whether nobody else had. Raises OSError where the system has no locks to give."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -81,7 +134,9 @@ def _take(f: IO[str]) -> bool:
             import fcntl
 
             fcntl.flock(f.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as e:
+        if e.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            raise
         return False
     return True
 
