@@ -7,9 +7,12 @@ index is timed. The index is built once, through `Index.build`, under .bench/lat
 
 - first: a fresh process imports everything and then, timed, opens the index and answers its first query, with the
   files in the page cache (the median of the processes); and what its resident memory grew by, and after 1,000 queries.
-- latency: `Index.search`, one query at a time, against the same FAISS index opened by hand and searched with the same
-  parameters and re-ranking (`faiss.IndexRefine`), in turns, one thread; medians of the queries, ratio of the medians
-  of the rounds. `rank` leaves out the texts of the hits. Finding a query's vector is timed apart and taken off.
+- latency: one query at a time, one thread, all in turns; medians of all searches, and their ratios. `faiss` is FAISS's own
+  search over the files that the index opened, with the same parameters and re-ranking. `search` is `Index.search`, `rank`
+  leaves out the hits; finding a query's vector, `encode`, is timed apart and taken off. `given` is `Index.search` with
+  the vector at hand: what the engine and all around it take; `given_texts` reads the texts of the hits too.
+- whole: from a query's words to the texts of its hits, the words encoded by the bundled embedder, over a `script` of
+  nothing but the same encoding and the same search by FAISS. (The vector that is searched for is the lookup's own.)
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 from vectors import TRUTH_QUERIES, prepare
 
-from embedkit import Embedder, EmbedderInfo
-from embedkit_indexes import Document, Index
+from embedkit import Embedder, EmbedderInfo, Task, get_embedder
+from embedkit_indexes import Document, Index, IndexReader
 from embedkit_indexes.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,14 +99,57 @@ def first(rows: int) -> None:
     )  # fmt: skip
 
 
-def median_ms(call: Any, items: Sequence[Any]) -> float:
-    """Return the median milliseconds of a call on each item."""
-    times = []
-    for item in items:
-        start = time.perf_counter()
-        call(item)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
+class Given(Lookup):
+    """Have the query's vector at hand; encode the words all the same where an embedder is given for that."""
+
+    def __init__(self, rows: int, texts: Sequence[str], vectors: Sequence[NDArray[np.float32]]) -> None:
+        super().__init__(rows)
+        self._given = dict(zip(texts, vectors, strict=True))
+        self._words: Embedder | None = None
+
+    def encoding(self, embedder: Embedder) -> Given:
+        """Encode the words of each query by `embedder`, under its own task."""
+        # What decides a query alone is not in the fingerprint.
+        own = embedder.info
+        self.info = replace(
+            self.info, default_task=own.default_task, instruction_trained=own.instruction_trained
+        )
+        self._words = embedder
+        return self
+
+    def encode_query(
+        self, texts: Sequence[str], task: str | Task | None = None, instruction: str | None = None
+    ) -> NDArray[np.float32]:
+        """See `Embedder.encode_query`."""
+        if self._words is not None:
+            self._words.encode_query(texts, task, instruction)
+        return self._given[texts[0]]
+
+
+def raw_search(engine: Any) -> Callable[[NDArray[np.float32]], tuple[NDArray[Any], NDArray[Any]]]:
+    """Return FAISS's own search for ten over what the engine opened, with the parameters that it takes itself."""
+    if not hasattr(engine, "_refine"):
+        scan = engine._scan.index
+        return lambda query: scan.search(query, 10)
+    _, parameters = engine._prepare(10, None, None)
+    refine = engine._refine
+    return lambda query: refine.search(query, 10, params=parameters)
+
+
+def in_turns(sides: Mapping[str, Callable[[int], Any]], count: int, rounds: int) -> dict[str, float]:
+    """Return each side's median milliseconds over the queries' numbers; at a turn, each takes another query.
+
+    So none finds in the caches what the one before it has just read.
+    """
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    apart = count // len(sides)
+    for turn in range(rounds * count):
+        for place, (name, side) in enumerate(sides.items()):
+            number = (turn + place * apart) % count
+            start = time.perf_counter()
+            side(number)
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) * 1e3 for name, values in times.items()}
 
 
 def latency(rows: int, rounds: int, count: int) -> dict[str, Any]:
@@ -111,50 +158,47 @@ def latency(rows: int, rounds: int, count: int) -> dict[str, Any]:
 
     embedder = Lookup(rows)
     directory = FOLDER / str(rows)
-    index = Index.open(directory, embedder)
-    index.search("query 0")
     snapshot = Snapshot.open(directory)
     (segment,) = snapshot.segments
-    engine: Any = segment.engine
-    plan = engine.plan(10)
-    vectors = segment.vectors
     texts = [f"query {n}" for n in range(count)]
-    queries = [embedder.encode_query([t]) for t in texts]
+    words = [f"how do I cancel plan number {n} before the end of the month?" for n in range(count)]
+    vectors = [embedder.encode_query([t]) for t in texts]
+    # All of one snapshot: they share its engine and its files.
+    index = IndexReader(directory, snapshot, embedder)
+    given = IndexReader(directory, snapshot, Given(rows, texts, vectors))
+    real = Given(rows, words, vectors).encoding(get_embedder("bundled"))
+    whole = IndexReader(directory, snapshot, real)
+    for reader, asked in ((index, texts), (given, texts), (whole, words)):
+        for text in asked[:100]:
+            _ = [h.text for h in reader.search(text).hits]
     faiss.omp_set_num_threads(1)
-    if segment.record.engine["type"] == "exact":
-        raw = faiss.IndexFlatIP(vectors.shape[1])
-        raw.add(np.asarray(vectors, dtype=np.float32))
-        parameters = None
-    else:
-        coarse = faiss.read_index(str(segment.folder / "faiss.index"), faiss.IO_FLAG_MMAP_IFC)
-        exact = faiss.IndexScalarQuantizer(
-            vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        exact.train(np.zeros((1, vectors.shape[1]), dtype=np.float32))
-        for start in range(0, len(vectors), 100_000):
-            exact.add(np.asarray(vectors[start : start + 100_000], dtype=np.float32))
-        raw = faiss.IndexRefine(coarse, exact)
-        parameters = faiss.IndexRefineSearchParameters(
-            k_factor=plan["reranked"] / 10, base_index_params=faiss.SearchParametersIVF(nprobe=plan["nprobe"])
-        )
-    same = np.mean(
-        [
-            len(set(raw.search(q, 10, params=parameters)[1][0]) & {h.chunk_id for h in index.search(t).hits})
-            / 10
-            for q, t in zip(queries[:100], texts[:100], strict=True)
-        ]
+    raw = raw_search(segment.engine)
+    same = [
+        len(set(raw(v)[1][0]) & {h.chunk_id for h in index.search(t).hits}) / 10
+        for v, t in zip(vectors[:100], texts[:100], strict=True)
+    ]
+    found = in_turns(
+        {
+            "faiss": lambda n: raw(vectors[n]),
+            "search": lambda n: index.search(texts[n]),
+            "rank": lambda n: index.rank([texts[n]]),
+            "encode": lambda n: embedder.encode_query([texts[n]]),
+            "given": lambda n: given.search(texts[n]),
+            "given_texts": lambda n: [h.text for h in given.search(texts[n]).hits],
+            "script": lambda n: raw(real.encode_query([words[n]])),
+            "whole": lambda n: [h.text for h in whole.search(words[n]).hits],
+        },
+        count,
+        rounds,
     )
-    out: dict[str, list[float]] = {"faiss": [], "search": [], "rank": [], "encode": []}
-    for _ in range(rounds):
-        out["faiss"].append(median_ms(lambda q: raw.search(q, 10, params=parameters), queries))
-        out["search"].append(median_ms(index.search, texts))
-        out["rank"].append(median_ms(lambda t: index.rank([t]), texts))
-        out["encode"].append(median_ms(lambda t: embedder.encode_query([t]), texts))
-    found = {name: statistics.median(values) for name, values in out.items()}
     return {
-        "plan": plan, "same_hits": round(float(same), 4), **{f"{n}_ms": round(v, 4) for n, v in found.items()},
+        "plan": segment.engine.plan(10), "same_hits": round(statistics.mean(same), 4),
+        **{f"{n}_ms": round(v, 4) for n, v in found.items()},
         "search / faiss": round((found["search"] - found["encode"]) / found["faiss"], 3),
         "rank / faiss": round((found["rank"] - found["encode"]) / found["faiss"], 3),
+        "given / faiss": round(found["given"] / found["faiss"], 3),
+        "given_texts / faiss": round(found["given_texts"] / found["faiss"], 3),
+        "whole / script": round(found["whole"] / found["script"], 3),
     }  # fmt: skip
 
 
