@@ -10,14 +10,17 @@ from typing import Any
 
 _LEVELS = 8
 _SCALARS: dict[type, str] = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str"}
+# "long" is an integer of 64 bits that no float holds exactly, "huge" one beyond them: with fractions in one column they
+# would lose digits, and equal their neighbours. Such a column is kept as JSON, where numbers are compared exactly.
+_EXACT = 1 << 53
 _ALLOWED: tuple[tuple[str, set[str]], ...] = (
     ("null", set()),
     ("bool", {"bool"}),
-    ("int64", {"int"}),
+    ("int64", {"int", "long"}),
     ("float64", {"int", "float"}),
     ("string", {"str"}),
     ("list<string>", {"[]", "[str]"}),
-    ("list<int64>", {"[]", "[int]"}),
+    ("list<int64>", {"[]", "[int]", "[long]"}),
     ("list<float64>", {"[]", "[int]", "[float]"}),
 )
 
@@ -53,16 +56,23 @@ def _kind_of(value: Any) -> tuple[str, Any]:
     kind = _SCALARS.get(type(value), "other")
     if kind == "float" and not math.isfinite(value):
         return "null", None
-    if kind == "int" and not -(1 << 63) <= value < 1 << 63:
-        try:
-            float(value)
-        except OverflowError:
-            return "null", None
-        return "float", value
+    if kind == "int":
+        return _integer(value)
     if isinstance(value, list):
         kinds, items = kinds_of(value)
         return _list_kind(kinds - {"null"}), items
     return kind, value
+
+
+def _integer(value: int) -> tuple[str, Any]:
+    small = -(1 << 63) <= value < 1 << 63
+    try:
+        exact = int(float(value)) == value
+    except OverflowError:
+        return "null", None
+    if small:
+        return "int" if exact else "long", value
+    return "float" if exact else "huge", value
 
 
 def kinds_of(values: list[Any]) -> tuple[set[str], list[Any]]:
@@ -75,17 +85,19 @@ def kinds_of(values: list[Any]) -> tuple[set[str], list[Any]]:
 
 
 def _plain_numbers(kinds: set[str], values: list[Any]) -> bool:
-    """Say whether they are all integers of 64 bits, or all finite floats: most are, and need no look at each."""
+    """Say whether they are all integers that a float holds, or all finite floats: most are, and need no look at each."""
     if kinds == {"int"}:
-        return all(-(1 << 63) <= bound < 1 << 63 for bound in (min(values), max(values)))
+        return all(-_EXACT <= bound <= _EXACT for bound in (min(values), max(values)))
     return kinds == {"float"} and all(map(math.isfinite, values))
 
 
 def _list_kind(kinds: set[str]) -> str:
     if not kinds:
         return "[]"
+    if kinds <= {"int", "long"}:
+        return "[long]" if "long" in kinds else "[int]"
     if kinds <= {"int", "float"}:
-        return "[float]" if "float" in kinds else "[int]"
+        return "[float]"
     return "[str]" if kinds == {"str"} else "other"
 
 

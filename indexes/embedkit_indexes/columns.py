@@ -30,7 +30,8 @@ class ColumnsWriter:
     """Write the metadata of rows as they come; memory holds a window of them, and the distinct values of some keys.
 
     Objects become columns of dotted names (`author.name`). A key whose values are all booleans, integers, numbers,
-    strings, or lists of one of the last three, has a column of that type; any other mixture is kept as JSON. NaN and
+    strings, or lists of one of the last three, has a column of that type; any other mixture is kept as JSON, and so are
+    fractions beside integers that no float holds (2**53 + 1): as numbers of one type they would lose digits. NaN and
     infinity are missing values, and so are numbers that no float holds. Of more than `COLUMNS_LIMIT` keys those in the
     most rows have columns.
     """

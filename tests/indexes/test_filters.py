@@ -119,14 +119,15 @@ _SMALL = st.integers(-3, 3) | st.sampled_from([2**53, -(2**60)])
 _FLOATS = st.sampled_from([0.0, -0.0, 0.5, -2.5, 1.0, 3.0, 1e300, float(2**53), float(2**63), -1e19])
 _STRINGS = st.text("abé%_\\\n\0日", max_size=4)
 _IN_64_BITS = _INTEGERS.filter(lambda i: -(2**63) <= i < 2**63)
-_LISTS = st.one_of(*(st.lists(v | st.none(), max_size=3) for v in (_SMALL, _SMALL | _FLOATS, _STRINGS)))
-# One strategy for the values of each key, so that columns of every type come up; integers beside floats are those
-# that floats hold.
+_LISTS = st.one_of(
+    *(st.lists(v | st.none(), max_size=3) for v in (_SMALL, _SMALL | _FLOATS, _INTEGERS | _FLOATS, _STRINGS))
+)
+# One strategy for the values of each key, so that columns of every type come up.
 _COLUMNS = st.one_of(
     *map(
         st.just,
         [
-            st.booleans(), _IN_64_BITS, _FLOATS | _SMALL, _STRINGS, _LISTS, st.none(),
+            st.booleans(), _IN_64_BITS, _FLOATS | _SMALL, _FLOATS | _INTEGERS, _STRINGS, _LISTS, st.none(),
             st.booleans() | _INTEGERS | _STRINGS | _LISTS,
         ],
     )
@@ -183,6 +184,14 @@ def test_a_mask_is_what_python_says_of_each_row(
         mask = condition.mask(segment)
         assert mask.dtype == np.bool_
         assert mask.tolist() == expected, str(condition)
+
+
+def test_integers_beside_fractions_lose_no_digit() -> None:
+    """An integer that no float holds is itself, and not its neighbour, in a column that holds fractions too."""
+    source = _Segment([{"x": 2**53 + 1}, {"x": 2**53}, {"x": 2**53 + 2}, {"x": 0.5}])
+    assert (F("x") == 2**53 + 1).mask(source).tolist() == [True, False, False, False]
+    assert (F("x") > 2**53).mask(source).tolist() == [True, False, True, False]
+    assert F("x").isin([2**53, 0.5]).mask(source).tolist() == [False, True, False, True]
 
 
 @given(_tables(), _tables(), _CONDITIONS)
