@@ -12,6 +12,7 @@ from embedkit_indexes.engine_exact import ExactScan, by_row, pad
 from embedkit_indexes.engine_file import read
 from embedkit_indexes.planner import (
     HNSW_LINKS,
+    RAISED,
     Point,
     SearchEffort,
     SearchPlan,
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 # Four bits of the query serve as well as eight or as its floats, which take thirty times as long.
 _QUERY_BITS = 4
-# Under a filter so many times as many allowed rows are compared: what it leaves may all be far from a query.
+# Under a filter so many times as many cells are probed: what it leaves may all be far from a query.
 _FILTERED = 1.6
+# So many times the cells wanted are looked up, before all are: those near a query may be empty.
+_NEAR = 4
 _PREPARED = 256
 # The selector that keeps a broken file's row numbers out costs a tenth of a search, and a look at all of them some ten
 # searches of a million rows: a process that searches more often looks once.
@@ -64,7 +67,7 @@ class ApproximateEngine:
         self._skips = isinstance(self._ivf, tuple(getattr(faiss, kind) for kind in kinds))
         self._refine = faiss.IndexRefine(self._base, self._scan.index)
         self._prepared: dict[tuple[int, SearchEffort | None], tuple[SearchPlan, Any]] = {}
-        self._counts: weakref.WeakKeyDictionary[RowSet, Any] = weakref.WeakKeyDictionary()
+        self._kept_weights: weakref.WeakKeyDictionary[RowSet, Any] = weakref.WeakKeyDictionary()
         self._searches = 0
         self._trusted = False
 
@@ -185,7 +188,7 @@ class ApproximateEngine:
     def _search_cells(
         self, queries: NDArray[np.float32], k: int, allowed: RowSet | None, plan: SearchPlan
     ) -> Found:
-        """Probe the nearest cells that hold allowed rows, until as many of those are compared as serve for them.
+        """Probe the nearest cells that hold allowed rows, until they weigh as much as serves for them.
 
         A filter that goes with the clusters empties most cells near a query; a fixed nprobe would find nothing there.
         """
@@ -193,27 +196,15 @@ class ApproximateEngine:
 
         assert allowed is not None
         faiss = self._faiss
-        counts = self._allowed_in_cells(allowed)
-        held = np.flatnonzero(counts)
         turned = queries
         if isinstance(self._base, faiss.IndexPreTransform):
             for i in range(self._base.chain.size()):
                 turned = faiss.downcast_VectorTransform(self._base.chain.at(i)).apply(turned)
-        products = turned @ self._centroids[held].T
-        order = np.argsort(-products, axis=1)
-        size = counts[held][order]
-        before = np.cumsum(size, axis=1) - size
-        wanted = _FILTERED * plan.effort * self._rows / self._limit * (allowed.count / self._rows) ** 0.35
-        width = max(1, int((before < wanted).sum(axis=1).max()))
-        order = order[:, :width]
-        # An unused place is -1, which FAISS passes over.
-        probed = np.where(before[:, :width] < wanted, held[order], -1)
+        turned = np.ascontiguousarray(turned, dtype=np.float32)
+        closeness, cells = self._weighed_cells(turned, self._weights(allowed), _FILTERED * plan.effort)
         rows = np.empty((len(queries), plan.depth), dtype=np.int64)
-        cells = np.ascontiguousarray(probed, dtype=np.int64)
-        closeness = np.ascontiguousarray(np.take_along_axis(products, order, axis=1), dtype=np.float32)
         by_code = np.empty(rows.shape, dtype=np.float32)
-        parameters = self._probing(width, faiss.IDSelectorBitmap(allowed.packed))
-        turned = np.ascontiguousarray(turned)
+        parameters = self._probing(cells.shape[1], faiss.IDSelectorBitmap(allowed.packed))
         at = faiss.swig_ptr
         # FAISS's own wrapper in Python takes no parameters here.
         self._ivf.search_preassigned_c(
@@ -234,14 +225,49 @@ class ApproximateEngine:
                 scores[i : i + 1], best[i : i + 1] = self._scan.among(queries[i : i + 1], k, candidates)
         return scores, best
 
-    def _allowed_in_cells(self, allowed: RowSet) -> NDArray[np.int64]:
+    def _weighed_cells(
+        self, queries: NDArray[np.float32], weights: NDArray[np.float32], wanted: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the nearest cells that weigh `wanted` together, with their products, each [queries, cells].
+
+        A place that is not to be probed holds -1, which FAISS passes over.
+        """
         import numpy as np
 
-        counts: NDArray[np.int64] | None = self._counts.get(allowed)
-        if counts is None:
-            counts = np.bincount(self._cells[allowed.mask], minlength=self._limit)
-            self._counts[allowed] = counts
-        return counts
+        near = min(self._limit, round(_NEAR * wanted))
+        closeness, cells = self._ivf.quantizer.search(queries, near)
+        # It may leave places empty, as -1, and the last weight would stand for them.
+        weight = np.where(cells >= 0, weights[cells], np.float32(0))
+        if near < self._limit and weight.sum(axis=1).min() < wanted:
+            products = queries @ self._centroids.T
+            cells = np.argsort(-products, axis=1)
+            closeness, weight = np.take_along_axis(products, cells, axis=1), weights[cells]
+        before = np.cumsum(weight, axis=1) - weight
+        probed = (weight > 0) & (before < wanted)
+        width = int(np.flatnonzero(probed.any(axis=0)).max(initial=0)) + 1
+        chosen = np.where(probed[:, :width], cells[:, :width], -1)
+        return np.ascontiguousarray(closeness[:, :width], dtype=np.float32), np.ascontiguousarray(chosen)
+
+    def _weights(self, allowed: RowSet) -> NDArray[np.float32]:
+        """Return what each cell counts for under a filter: 1 where it leaves all rows, 0 where none, float32 [cells].
+
+        With a share s of the rows left, drawn at random, the neighbours lie as many cells apart as those of k/s did.
+        """
+        import numpy as np
+
+        weights: NDArray[np.float32] | None = self._kept_weights.get(allowed)
+        if weights is None:
+            left = np.bincount(self._cells[allowed.mask], minlength=self._limit)
+            weights = np.asarray((left / np.maximum(self._sizes, 1)) ** RAISED, dtype=np.float32)
+            self._kept_weights[allowed] = weights
+        return weights
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """Each cell's number of rows, int64 [cells]."""
+        import numpy as np
+
+        return np.bincount(self._cells, minlength=self._limit)
 
     @cached_property
     def _cells(self) -> NDArray[np.int32]:

@@ -21,6 +21,8 @@ _COMPARED, _PASSED, _FETCHED = 60e-9, 3e-9, 250e-9
 _QUICK = 4e-3
 # From this share of allowed rows on, the others are passed over inside the usual search.
 _WIDE = 0.9
+# The effort grows with the results asked for to this power.
+RAISED = 0.35
 # The probed cells hold at least so many times k rows.
 _CELLS_FOR_K = 8
 
@@ -240,7 +242,7 @@ def fetches(rows: int, count: int) -> bool:
 
 def _raised(effort: int, k: int) -> int:
     """Return the effort for k results, where it was measured for ten: more neighbours lie in more cells."""
-    return effort if k <= 10 else round(effort * (k / 10) ** 0.35)
+    return effort if k <= 10 else round(effort * (k / 10) ** RAISED)
 
 
 def _depth(rerank: int, k: int) -> int:
