@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from embedkit_cli.origins import Origin
     from embedkit_indexes import BuildProgress, BuildReport
 
+T = TypeVar("T")
 _output = click.option(
     "-o", "--output", "directory", metavar="DIR", required=True, help="Where the index is, or goes."
 )
@@ -193,12 +194,15 @@ def change(
 
 
 def metered(
-    run: Callable[[Callable[[BuildProgress], None]], BuildReport], origins: Sequence[Origin] = ()
-) -> BuildReport:
-    """Run a change of an index, its progress shown on a terminal."""
+    run: Callable[[Callable[[BuildProgress], None]], T],
+    origins: Sequence[Origin] = (),
+    chunks: int | None = None,
+) -> T:
+    """Run what takes its time with an index, its progress shown on a terminal; `chunks` is how many there will be."""
     from embedkit_cli.progress import Meter, estimate_documents
 
     with Meter("documents" if origins else "chunks") as meter:
+        meter.expect(chunks)
         if origins and meter.shown:
             meter.expect(estimate_documents(p for o in origins for p in o.places))
 

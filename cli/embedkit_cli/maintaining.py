@@ -128,9 +128,13 @@ def verify(directory: str, as_json: bool) -> None:
 @common
 def export(directory: str, path: str, force: bool, as_json: bool) -> None:
     """Write all chunks of the index DIR with their vectors to the Parquet FILE, for `import` or any other tool."""
+    from embedkit_cli.indexing import metered
     from embedkit_indexes import Index
 
-    chunks = Index.open(directory).export(path, overwrite=force)
+    index = Index.open(directory)
+    chunks = metered(
+        lambda progress: index.export(path, overwrite=force, progress=progress), chunks=len(index)
+    )
     size = Path(path).stat().st_size
     if as_json:
         print_json({"directory": directory, "file": path, "chunks": chunks, "bytes": size})
@@ -147,9 +151,10 @@ def export(directory: str, path: str, force: bool, as_json: bool) -> None:
 @common
 def import_(path: str, directory: str, force: bool, as_json: bool) -> None:
     """Make the index DIR of a Parquet FILE that `export` wrote: the same chunks and vectors; nothing is embedded."""
+    from embedkit_cli.indexing import metered
     from embedkit_indexes import Index
 
-    report = Index.restore(directory, path, overwrite=force)
+    report = metered(lambda progress: Index.restore(directory, path, overwrite=force, progress=progress))
     if as_json:
         print_json({"directory": directory, "file": path, **report.to_dict()})
     else:

@@ -117,7 +117,9 @@ def migrate(
     return _report(writer, manifest, started, None)
 
 
-def restore(directory: Path, exported: ParquetIndex, *, overwrite: bool = False) -> BuildReport:
+def restore(
+    directory: Path, exported: ParquetIndex, progress: Progress | None = None, *, overwrite: bool = False
+) -> BuildReport:
     """Make an index of what `export_parquet` wrote; nothing is embedded."""
     told = exported.manifest()
     with durable.store_errors(directory):
@@ -125,7 +127,7 @@ def restore(directory: Path, exported: ParquetIndex, *, overwrite: bool = False)
 
     def make(base: Manifest | None) -> Writer:
         start = replace(told, generation=base.generation if base else 0)
-        return Writer(directory, IndexSettings.of(told), start, anew=True)
+        return Writer(directory, IndexSettings.of(told), start, progress, anew=True)
 
     with _change(directory, make) as (writer, started):
         writer.take_over(exported.batches())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from embedkit.errors import CorpusError, InputError
 from embedkit.syncing import sync_file, sync_folder
 from embedkit_indexes.durable import store_errors
 from embedkit_indexes.manifest import Manifest
+from embedkit_indexes.reports import BuildProgress
 from embedkit_indexes.segment import Segment
 from embedkit_indexes.segment_writer import chunk_schema, document_schema
 
@@ -32,7 +33,13 @@ _CARRIED = (
 _ROWS = 8192
 
 
-def export_parquet(snapshot: Snapshot, path: Path, *, overwrite: bool = False) -> int:
+def export_parquet(
+    snapshot: Snapshot,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[BuildProgress], None] | None = None,
+) -> int:
     """Write the chunks that are not deleted to one Parquet file, a row each; return how many.
 
     Columns: those of a hit, `hash`, `vector` (float16 or float32 lists), and the document's, `document_…`. The file's
@@ -68,6 +75,8 @@ def export_parquet(snapshot: Snapshot, path: Path, *, overwrite: bool = False) -
                     for batch in _batches(segment, schema, vector.type):
                         writer.write_batch(batch)
                         written += batch.num_rows
+                        if progress:
+                            progress(BuildProgress(0, written, 0, "exporting"))
                         digests.append(_digest(batch))
                 writer.add_key_value_metadata({_DIGESTS: json.dumps(digests)})
             sync_file(beside)

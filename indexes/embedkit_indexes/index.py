@@ -289,14 +289,26 @@ class Index(IndexReader):
 
         return IndexSettings.of(manifest)
 
-    def export(self, path: str | Path, *, overwrite: bool = False) -> int:
+    def export(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[BuildProgress], None] | None = None,
+    ) -> int:
         """Write all chunks with their vectors to a Parquet file; return how many. `restore` makes an index of it."""
         from embedkit_indexes.exchange import export_parquet
 
-        return export_parquet(self._snapshot, as_path(path, "path"), overwrite=overwrite)
+        return export_parquet(self._snapshot, as_path(path, "path"), overwrite=overwrite, progress=progress)
 
     @staticmethod
-    def restore(directory: str | Path, path: str | Path, *, overwrite: bool = False) -> BuildReport:
+    def restore(
+        directory: str | Path,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[BuildProgress], None] | None = None,
+    ) -> BuildReport:
         """Make an index of a file that `export` wrote: the same chunks, ids and vectors; nothing is embedded.
 
         Raises CorpusError for another file.
@@ -304,7 +316,7 @@ class Index(IndexReader):
         from embedkit_indexes.changes import restore
         from embedkit_indexes.exchange import ParquetIndex
 
-        return restore(as_path(directory), ParquetIndex(as_path(path, "path")), overwrite=overwrite)
+        return restore(as_path(directory), ParquetIndex(as_path(path, "path")), progress, overwrite=overwrite)
 
     def verify(self) -> None:
         """Read all files and compare their checksums. Raises CorruptIndexError naming the one that differs."""

@@ -204,6 +204,7 @@ class Writer:
         try:
             for batch in batches:
                 writer.write_exported(batch)
+                self._tell("importing", writer.rows)
             writer.finish()
         finally:
             writer.close()

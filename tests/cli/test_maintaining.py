@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.cli.conftest import Invoke
+from tests.cli.conftest import Invoke, Run
 
 RECORDS = [
     {"_id": "git", "text": "how to undo the last git commit", "year": 2019},
@@ -143,6 +147,26 @@ def test_an_exported_index_is_imported_whole(index: Path, invoke: Invoke) -> Non
         refused = invoke(*again)
         assert refused.exit_code == 2 and "--force" in refused.stderr
         assert invoke(*again, "--force").exit_code == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_export_and_import_show_their_progress(
+    index: Path, run: Run, read_terminal: Callable[[int], bytes]
+) -> None:
+    """On a terminal both say what they do and how many chunks are done; elsewhere stderr stays empty."""
+    import pty
+
+    for arguments, phase in (
+        (["export", index, "i.parquet"], "exporting"),
+        (["import", "i.parquet", "-o", "copy"], "importing"),
+    ):
+        assert run(*arguments).stderr == ""
+        ours, theirs = pty.openpty()
+        done = run(*arguments, "--force", capture_output=False, stdout=subprocess.PIPE, stderr=theirs)
+        os.close(theirs)
+        seen = read_terminal(ours).decode()
+        assert done.returncode == 0, seen
+        assert phase in seen and "4 chunks" in seen
 
 
 def test_an_imported_index_is_synchronised(index: Path, invoke: Invoke) -> None:
