@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit_indexes.engine_exact import ExactScan, by_row, pad
+from embedkit_indexes.engine_exact import ExactScan, by_row
 from embedkit_indexes.engine_file import read
+from embedkit_indexes.engine_filtered import CellSearch, can_skip, probing
 from embedkit_indexes.planner import (
     HNSW_LINKS,
-    RAISED,
     Point,
     SearchEffort,
     SearchPlan,
@@ -27,12 +25,6 @@ if TYPE_CHECKING:
 
     from embedkit_indexes.engine_exact import Found
 
-# Four bits of the query serve as well as eight or as its floats, which take thirty times as long.
-_QUERY_BITS = 4
-# Under a filter so many times as many cells are probed: what it leaves may all be far from a query.
-_FILTERED = 1.6
-# So many times the cells wanted are looked up, before all are: those near a query may be empty.
-_NEAR = 4
 _PREPARED = 256
 # The selector that keeps a broken file's row numbers out costs a tenth of a search, and a look at all of them some ten
 # searches of a million rows: a process that searches more often looks once.
@@ -63,11 +55,14 @@ class ApproximateEngine:
         self._graph = hasattr(self._base, "hnsw")
         self._limit = self._ivf.nlist if self._ivf else self._rows
         # Of these kinds FAISS searches given cells under a selector.
-        kinds = ("IndexIVFPQFastScan", "IndexIVFRaBitQ", "IndexIVFScalarQuantizer", "IndexIVFFlat")
-        self._skips = isinstance(self._ivf, tuple(getattr(faiss, kind) for kind in kinds))
+        self._skips = can_skip(faiss, self._ivf)
         self._refine = faiss.IndexRefine(self._base, self._scan.index)
         self._prepared: dict[tuple[int, SearchEffort | None], tuple[SearchPlan, Any]] = {}
-        self._kept_weights: weakref.WeakKeyDictionary[RowSet, Any] = weakref.WeakKeyDictionary()
+        chain = self._base.chain if isinstance(self._base, faiss.IndexPreTransform) else None
+        transforms = (
+            [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())] if chain else []
+        )
+        self._cells = CellSearch(faiss, self._ivf, transforms, self._scan)
         self._searches = 0
         self._trusted = False
 
@@ -83,8 +78,8 @@ class ApproximateEngine:
         plan, parameters = self._prepare(k, allowed, effort)
         if plan.way == "exact" or not len(queries):
             return self._scan.search(queries, k, allowed)
-        if plan.way == "cells":
-            scores, rows = self._search_cells(queries, k, allowed, plan)
+        if plan.way == "cells" and allowed is not None:
+            scores, rows = self._cells.search(queries, k, allowed, plan)
         else:
             scores, rows = self._probe(queries, k, parameters)
         if rows[:, -1].min() < 0:
@@ -174,114 +169,10 @@ class ApproximateEngine:
             return faiss.SearchParametersHNSW(efSearch=max(effort, depth), sel=selector)
         if self._ivf is None:
             return None
-        parameters = self._probing(effort, selector)
+        parameters = probing(faiss, self._ivf, effort, selector)
         if isinstance(self._base, faiss.IndexPreTransform):
             return faiss.SearchParametersPreTransform(index_params=parameters)
         return parameters
-
-    def _probing(self, nprobe: int, selector: Any) -> Any:
-        faiss = self._faiss
-        if isinstance(self._ivf, faiss.IndexIVFRaBitQ):
-            return faiss.IVFRaBitQSearchParameters(nprobe=nprobe, sel=selector, qb=_QUERY_BITS)
-        return faiss.SearchParametersIVF(nprobe=nprobe, sel=selector)
-
-    def _search_cells(
-        self, queries: NDArray[np.float32], k: int, allowed: RowSet | None, plan: SearchPlan
-    ) -> Found:
-        """Probe the nearest cells that hold allowed rows, until they weigh as much as serves for them.
-
-        A filter that goes with the clusters empties most cells near a query; a fixed nprobe would find nothing there.
-        """
-        import numpy as np
-
-        assert allowed is not None
-        faiss = self._faiss
-        turned = queries
-        if isinstance(self._base, faiss.IndexPreTransform):
-            for i in range(self._base.chain.size()):
-                turned = faiss.downcast_VectorTransform(self._base.chain.at(i)).apply(turned)
-        turned = np.ascontiguousarray(turned, dtype=np.float32)
-        closeness, cells = self._weighed_cells(turned, self._weights(allowed), _FILTERED * plan.effort)
-        rows = np.empty((len(queries), plan.depth), dtype=np.int64)
-        by_code = np.empty(rows.shape, dtype=np.float32)
-        parameters = self._probing(cells.shape[1], faiss.IDSelectorBitmap(allowed.packed))
-        at = faiss.swig_ptr
-        # FAISS's own wrapper in Python takes no parameters here.
-        self._ivf.search_preassigned_c(
-            len(queries),
-            at(turned),
-            plan.depth,
-            at(cells),
-            at(closeness),
-            at(by_code),
-            at(rows),
-            False,
-            parameters,
-        )
-        scores, best = pad(None, len(queries), k)
-        for i, found in enumerate(rows):
-            candidates = found[found >= 0]
-            if len(candidates) >= k:
-                scores[i : i + 1], best[i : i + 1] = self._scan.among(queries[i : i + 1], k, candidates)
-        return scores, best
-
-    def _weighed_cells(
-        self, queries: NDArray[np.float32], weights: NDArray[np.float32], wanted: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the nearest cells that weigh `wanted` together, with their products, each [queries, cells].
-
-        A place that is not to be probed holds -1, which FAISS passes over.
-        """
-        import numpy as np
-
-        near = min(self._limit, round(_NEAR * wanted))
-        closeness, cells = self._ivf.quantizer.search(queries, near)
-        # It may leave places empty, as -1, and the last weight would stand for them.
-        weight = np.where(cells >= 0, weights[cells], np.float32(0))
-        if near < self._limit and weight.sum(axis=1).min() < wanted:
-            products = queries @ self._centroids.T
-            cells = np.argsort(-products, axis=1)
-            closeness, weight = np.take_along_axis(products, cells, axis=1), weights[cells]
-        before = np.cumsum(weight, axis=1) - weight
-        probed = (weight > 0) & (before < wanted)
-        width = int(np.flatnonzero(probed.any(axis=0)).max(initial=0)) + 1
-        chosen = np.where(probed[:, :width], cells[:, :width], -1)
-        return np.ascontiguousarray(closeness[:, :width], dtype=np.float32), np.ascontiguousarray(chosen)
-
-    def _weights(self, allowed: RowSet) -> NDArray[np.float32]:
-        """Return what each cell counts for under a filter: 1 where it leaves all rows, 0 where none, float32 [cells].
-
-        With a share s of the rows left, drawn at random, the neighbours lie as many cells apart as those of k/s did.
-        """
-        import numpy as np
-
-        weights: NDArray[np.float32] | None = self._kept_weights.get(allowed)
-        if weights is None:
-            left = np.bincount(self._cells[allowed.mask], minlength=self._limit)
-            weights = np.asarray((left / np.maximum(self._sizes, 1)) ** RAISED, dtype=np.float32)
-            self._kept_weights[allowed] = weights
-        return weights
-
-    @cached_property
-    def _sizes(self) -> NDArray[np.int64]:
-        """Each cell's number of rows, int64 [cells]."""
-        import numpy as np
-
-        return np.bincount(self._cells, minlength=self._limit)
-
-    @cached_property
-    def _cells(self) -> NDArray[np.int32]:
-        """Each row's cell, int32 [rows]."""
-        import numpy as np
-
-        lists = self._ivf.invlists
-        out = np.zeros(self._rows, dtype=np.int32)
-        for cell in range(self._limit):
-            size = lists.list_size(cell)
-            if size:
-                ids = self._faiss.rev_swig_ptr(lists.get_ids(cell), size)
-                out[ids[(ids >= 0) & (ids < self._rows)]] = cell
-        return out
 
     def _numbers_exist(self) -> bool:
         """Return whether all row numbers in the cells are of rows that there are."""
@@ -295,12 +186,6 @@ class ApproximateEngine:
                 if ids.min() < 0 or ids.max() >= self._rows:
                     return False
         return True
-
-    @cached_property
-    def _centroids(self) -> NDArray[np.float32]:
-        """The cells' centroids, float32 [cells, dim]."""
-        centroids: NDArray[np.float32] = self._ivf.quantizer.reconstruct_n(0, self._limit)
-        return centroids
 
     def measure(self, queries: NDArray[np.float32] | None = None) -> list[Point]:
         """Return the curve of efforts and re-ranking depths, measured on `queries`, None: on perturbed documents."""
