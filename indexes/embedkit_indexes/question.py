@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["dense", "hybrid", "lexical"]
 MODES = ("dense", "hybrid", "lexical")
+# Of vectors and words.
+EVEN = (1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Question:
     condition: Condition | None = None
     effort: SearchEffort | None = None
     mode: Mode = "dense"
-    weights: tuple[float, float] = (1.0, 1.0)
+    weights: tuple[float, float] = EVEN
 
 
 def make_question(
@@ -52,20 +54,23 @@ def make_question(
         raise InputError(f"k is {k}: ask for 1 or more results")
     if mode not in MODES:
         raise UnknownNameError("mode", str(mode), MODES)
-    weights = _numbers(weights)
-    if len(weights) != 2 or min(weights) < 0 or not max(weights) > 0 or not sum(weights) < float("inf"):
-        raise InputError(
-            f"weights are {weights!r}: give two numbers, of vectors and words, none below 0, not both 0"
-        )
     if effort is not None and (
         isinstance(effort, bool) or not isinstance(effort, float | int | SearchEffort)
     ):
         raise InputError(f"effort is {effort!r}: give a recall such as 0.95, or a SearchEffort")
     if isinstance(effort, float | int):
         effort = SearchEffort(recall=float(effort))
-    return Question(
-        task, instruction, k, _condition(lang, where), effort, mode, (float(weights[0]), float(weights[1]))
-    )
+    both = EVEN if weights is EVEN else _checked_weights(weights)
+    return Question(task, instruction, k, _condition(lang, where), effort, mode, both)
+
+
+def _checked_weights(given: Sequence[float]) -> tuple[float, float]:
+    weights = _numbers(given)
+    if len(weights) != 2 or min(weights) < 0 or not max(weights) > 0 or not sum(weights) < float("inf"):
+        raise InputError(
+            f"weights are {weights!r}: give two numbers, of vectors and words, none below 0, not both 0"
+        )
+    return weights[0], weights[1]
 
 
 def _numbers(weights: Sequence[float]) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from embedkit.tasks import Task, get_task
 from embedkit.threads import thread_count
 from embedkit_indexes.manifest import Manifest, check_fingerprint, check_probes
 from embedkit_indexes.planner import SearchEffort
-from embedkit_indexes.question import Mode, Question, checked_queries, make_question
+from embedkit_indexes.question import EVEN, Mode, Question, checked_queries, make_question
 from embedkit_indexes.results import RankedChunk, SearchResult, late_hits, late_result, truncated_tokens
 from embedkit_indexes.searching import search_snapshot
 from embedkit_indexes.snapshot import Ranking, Snapshot
@@ -90,7 +90,7 @@ class IndexReader:
         where: str | Condition | None = None,
         effort: SearchEffort | float | None = None,
         mode: Mode = "dense",
-        weights: Sequence[float] = (1.0, 1.0),
+        weights: Sequence[float] = EVEN,
     ) -> SearchResult:
         """Return the `k` chunks nearest to `query` under a task or a free instruction, best first.
 
@@ -117,7 +117,7 @@ class IndexReader:
         where: str | Condition | None = None,
         effort: SearchEffort | float | None = None,
         mode: Mode = "dense",
-        weights: Sequence[float] = (1.0, 1.0),
+        weights: Sequence[float] = EVEN,
     ) -> list[SearchResult]:
         """Search for several queries at once, which is faster than one by one; see `search`."""
         question = make_question(
@@ -141,7 +141,7 @@ class IndexReader:
         where: str | Condition | None = None,
         effort: SearchEffort | float | None = None,
         mode: Mode = "dense",
-        weights: Sequence[float] = (1.0, 1.0),
+        weights: Sequence[float] = EVEN,
     ) -> list[list[RankedChunk]]:
         """Search as `search_many` does, but return document ids and scores alone: for evaluation at depth."""
         question = make_question(
@@ -203,7 +203,7 @@ class IndexReader:
         """Say in plain values what is encoded for a query (string, tokens) and how it is searched."""
         # Searched for real: what is told is what a search does, and what cannot be asked cannot be explained.
         question = make_question(
-            task, instruction, k, lang=None, where=where, effort=effort, mode=mode, weights=(1.0, 1.0)
+            task, instruction, k, lang=None, where=where, effort=effort, mode=mode, weights=EVEN
         )
         checked_queries([query])
         snapshot, embedder = self._opened(question)

@@ -118,8 +118,6 @@ class Snapshot:
         effort: SearchEffort | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the k best scores and row numbers for each query, [queries, k], -inf and -1 where there are fewer."""
-        import numpy as np
-
         parts = [
             (segment.engine.search(vectors, min(k, len(segment)), rows, effort), offset)
             for segment, rows, offset in zip(self.segments, allowed, self.offsets, strict=False)
@@ -127,6 +125,8 @@ class Snapshot:
         ]
         if len(parts) == 1 and not parts[0][1]:
             return parts[0][0]
+        import numpy as np
+
         if not parts:
             return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
         scores = np.concatenate([s for (s, _), _ in parts], axis=1)
