@@ -93,7 +93,7 @@ def _check_recall(recall: float) -> None:
 
 
 def choose(rows: int, dim: int, config: EngineConfig, itemsize: int = 2) -> str:
-    """Return the engine's type: "exact", "ivf-rabitq", … or the factory string asked for.
+    """Return the engine's type: "exact", "ivf-pq", … or the factory string asked for.
 
     Raises InputError where nothing fits the memory budget.
     """
