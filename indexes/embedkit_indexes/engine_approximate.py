@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from embedkit_indexes.engine_exact import ExactScan, by_row
 from embedkit_indexes.engine_file import read
 from embedkit_indexes.engine_filtered import CellSearch, can_skip, probing
+from embedkit_indexes.paging import read_here_and_there, read_through
 from embedkit_indexes.planner import (
     HNSW_LINKS,
     Point,
     SearchEffort,
     SearchPlan,
+    fetches,
     pick,
     plan_search,
 )
@@ -63,8 +65,14 @@ class ApproximateEngine:
             [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())] if chain else []
         )
         self._cells = CellSearch(faiss, self._ivf, transforms, self._scan)
+        self._sparse = False
         self._searches = 0
         self._trusted = False
+
+    def read_sparsely(self) -> None:
+        """Keep no more of the vectors in memory than the searches touch, until one compares all."""
+        read_here_and_there(self._scan.vectors)
+        self._sparse = True
 
     def search(
         self,
@@ -77,6 +85,9 @@ class ApproximateEngine:
         self._load(len(queries))
         plan, parameters = self._prepare(k, allowed, effort)
         if plan.way == "exact" or not len(queries):
+            if self._sparse and (allowed is None or not fetches(self._rows, allowed.count)):
+                read_through(self._scan.vectors)
+                self._sparse = False
             return self._scan.search(queries, k, allowed)
         if plan.way == "cells" and allowed is not None:
             scores, rows = self._cells.search(queries, k, allowed, plan)

@@ -207,7 +207,9 @@ def open_engine(folder: Path, vectors: NDArray[np.generic], description: Mapping
         raise CorruptIndexError(
             f"{folder} uses engine {description['type']!r}, unknown here: update embedkit"
         )
-    return ApproximateEngine(load, folder / FILE, vectors, description)
+    engine = ApproximateEngine(load, folder / FILE, vectors, description)
+    engine.read_sparsely()
+    return engine
 
 
 class ExactEngine:

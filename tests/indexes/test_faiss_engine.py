@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,6 +233,27 @@ def test_too_few_found_are_made_up_for(built: dict[str, tuple[Path, dict[str, An
     _, rows = _open(built, kind).search(ASKED, 500, effort=SearchEffort(nprobe=1))
     assert (rows >= 0).all()
     assert _recall(rows, _truth(ASKED, 500)) > 0.999
+
+
+def _advised(path: Path) -> str:
+    """Return the flags of the mapping of a file, as Linux tells them."""
+    blocks = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").split("VmFlags:")
+    return next(flags.splitlines()[0] for before, flags in pairwise(blocks) if str(path) in before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system tells no flags of mappings")
+def test_searches_keep_what_they_touch_and_scans_read_ahead(
+    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Mapped vectors are read here and there, until a search compares all of them."""
+    file = tmp_path / "vectors.npy"
+    np.save(file, VECTORS)
+    folder, description = built["ivf-pq"]
+    engine = faiss_engine.open_engine(folder, np.load(file, mmap_mode="r"), description)
+    engine.search(ASKED, 10)
+    assert " rr" in _advised(file)
+    engine.search(ASKED, 10, effort=SearchEffort(recall=1))
+    assert " rr" not in _advised(file)
 
 
 @pytest.mark.parametrize("kind", CODED)
