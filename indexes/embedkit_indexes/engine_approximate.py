@@ -93,7 +93,7 @@ class ApproximateEngine:
             scores, rows = self._cells.search(queries, k, allowed, plan)
         else:
             scores, rows = self._probe(queries, k, parameters)
-        if rows[:, -1].min() < 0:
+        if (rows[0, -1] if len(rows) == 1 else rows[:, -1].min()) < 0:
             # The cells held too few: k are promised while k exist.
             short = (rows[:, -1] < 0).nonzero()[0]
             scores[short], rows[short] = self._scan.search(queries[short], k, allowed)

@@ -104,8 +104,10 @@ def by_row(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Found:
     """Order equal scores by row, in place; FAISS leaves them as its heap had them."""
     import numpy as np
 
-    tied = np.flatnonzero((scores[:, 1:] == scores[:, :-1]).any(axis=1))
-    for i in tied:
+    same = scores[:, 1:] == scores[:, :-1]
+    if not same.any():
+        return scores, rows
+    for i in np.flatnonzero(same.any(axis=1)):
         order = np.lexsort((rows[i], -scores[i]))
         scores[i], rows[i] = scores[i][order], rows[i][order]
     return scores, rows
