@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,14 @@ from embedkit_indexes import durable, faiss_engine
 from embedkit_indexes.manifest import FileRecord, SegmentRecord
 from embedkit_indexes.planner import EngineConfig
 from embedkit_indexes.segment import Segment
+from embedkit_indexes.tuning import QUERIES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# At most QUERIES vectors of 16 bits a number: what a later merge builds is measured on them too.
+TUNING = "queries.f16"
 # A new segment takes in those before it that hold at most so many times its chunks: each chunk is copied a few
 # times in all, and their number grows with the logarithm of the index's size.
 _GROWTH = 4
@@ -30,13 +34,39 @@ def finish_segment(
     config: EngineConfig,
     queries: NDArray[np.float32] | None,
     tell: Callable[[str], None],
+    *,
+    keep_queries: bool = False,
 ) -> SegmentRecord:
-    """Give a segment its engine, check it, force all to the disk and describe it."""
+    """Give a segment its engine, check it, force all to the disk and describe it.
+
+    `queries`, float32 [n, dim], are real ones to tune on; with `keep_queries` they are stored for the changes to come.
+    """
     engine = faiss_engine.build(folder, segment.vectors, config, queries, tell)
+    if queries is not None and keep_queries:
+        _write_queries(folder, queries)
     _find_themselves(folder, segment.vectors, engine)
     durable.sync_files(folder)
     files = {p.name: FileRecord.of(p) for p in sorted(folder.iterdir())}
     return replace(segment.record, engine=engine, files=files)
+
+
+def _write_queries(folder: Path, queries: NDArray[np.float32]) -> None:
+    import numpy as np
+
+    # Those that were measured: `held_out` draws the same.
+    chosen = np.random.default_rng(1).choice(len(queries), min(QUERIES, len(queries)), replace=False)
+    (folder / TUNING).write_bytes(queries[np.sort(chosen)].astype(np.float16).tobytes())
+
+
+def read_queries(directory: Path, record: SegmentRecord, dim: int) -> NDArray[np.float32]:
+    """Return the queries that a segment keeps, float32 [n, dim]. Raises CorruptIndexError where they were altered."""
+    import numpy as np
+
+    path = directory / record.name / TUNING
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != record.files[TUNING].sha256 or len(data) % (2 * dim):
+        raise CorruptIndexError(f"{path} was altered: the index is damaged, rebuild with `embedkit index`")
+    return np.frombuffer(data, np.float16).reshape(-1, dim).astype(np.float32)
 
 
 def plan_merge(

@@ -20,7 +20,7 @@ from embedkit_indexes.corpus.language import detect_language
 from embedkit_indexes.corpus.options import ReadReport
 from embedkit_indexes.corpus.records import Chunk, Document, check_document
 from embedkit_indexes.embedding import CachedEmbedder, VectorCache
-from embedkit_indexes.finishing import finish_segment, plan_merge
+from embedkit_indexes.finishing import TUNING, finish_segment, plan_merge, read_queries
 from embedkit_indexes.lexical import build_lexical, merge_lexical
 from embedkit_indexes.lookup import DocumentLookup, Place
 from embedkit_indexes.manifest import Deletions, FileRecord, Manifest, SegmentRecord
@@ -273,7 +273,7 @@ class Writer:
     ) -> Manifest:
         """Write the new version; return the old manifest where nothing changed.
 
-        `queries`, float32 [n, dim], are real ones to tune the engine on.
+        `queries`, float32 [n, dim], are real ones to tune the engine on, in place of those that the index keeps.
         """
         records = self._records(compact, queries)
         base = self.base
@@ -324,11 +324,25 @@ class Writer:
         other = self.base is not None and EngineConfig(**self.base.engine) != self.settings.engine
         merged, rest = plan_merge(parts, bool(fresh), compact, other_engine=other)
         records = [s.record for s in rest]
+        if not merged:
+            return records
+        holder = self._holder if queries is None else None
+        if holder is not None:
+            queries = read_queries(self.directory, holder, self.settings.dim)
+        keep = holder is None or all(r.name != holder.name for r in records)
         if merged == [fresh] and fresh is not None:
-            records.append(self._finished(fresh.folder, fresh.record, queries))
-        elif merged:
-            records.append(self._merge(merged, queries))
-        return records
+            new = fresh.folder, fresh.record
+        else:
+            new = self._merge(merged)
+        return [*records, self._finished(*new, queries, keep)]
+
+    @property
+    def _holder(self) -> SegmentRecord | None:
+        """The segment of the base that keeps the queries it was tuned on, where they are of the same embedder."""
+        base = self.base
+        if self._anew or base is None or base.fingerprint != self.settings.fingerprint:
+            return None
+        return next((s for s in base.segments if TUNING in s.files), None)
 
     def _fresh_segment(self) -> Segment | None:
         writer = self._fresh
@@ -355,7 +369,7 @@ class Writer:
         deletions = Deletions(path.name, FileRecord.of(path), int(dead.sum()), chunks)
         return Segment(self.directory, replace(segment.record, deletions=deletions))
 
-    def _merge(self, segments: Sequence[Segment], queries: NDArray[np.float32] | None) -> SegmentRecord:
+    def _merge(self, segments: Sequence[Segment]) -> tuple[Path, SegmentRecord]:
         writer = self._new_writer()
         self._tell("merging", sum(s.record.live for s in segments))
         try:
@@ -365,14 +379,14 @@ class Writer:
         finally:
             writer.close()
         merge_lexical(writer.folder, [(s.lexical, s.alive) for s in segments])
-        record = SegmentRecord(writer.folder.name, writer.document_count, writer.rows, {}, {})
-        return self._finished(writer.folder, record, queries)
+        return writer.folder, SegmentRecord(writer.folder.name, writer.document_count, writer.rows, {}, {})
 
     def _finished(
-        self, folder: Path, record: SegmentRecord, queries: NDArray[np.float32] | None
+        self, folder: Path, record: SegmentRecord, queries: NDArray[np.float32] | None, keep: bool
     ) -> SegmentRecord:
         tell = lambda what: self._tell(what, record.chunks)  # noqa: E731
-        return finish_segment(folder, Segment(self.directory, record), self.settings.engine, queries, tell)
+        segment = Segment(self.directory, record)
+        return finish_segment(folder, segment, self.settings.engine, queries, tell, keep_queries=keep)
 
     def roll_back(self) -> None:
         """Remove what was written for a change that is not to be; what is embedded stays for the next try."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from embedkit.errors import InputError, UnknownNameError
+from embedkit.errors import CorruptIndexError, InputError, UnknownNameError
 from embedkit_indexes import Document, EngineConfig, Index, SearchEffort
 
 from .conftest import HashEmbedder
@@ -93,3 +93,64 @@ def test_an_engine_that_is_none_is_named(index: Index) -> None:
         index.compact(engine="hnsw")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError):
         index.compact(engine=EngineConfig("hsnw"))
+
+
+ASKED = [f"w{i} u{i % 7}" for i in range(300)]
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, embedder: HashEmbedder) -> Index:
+    """An index with a graph that was tuned on 300 real queries."""
+    Index.build(tmp_path / "t", ROWS[:1200], embedder, engine=HNSW, tuning_queries=ASKED)
+    return Index.open(tmp_path / "t", embedder)
+
+
+def _kept(index: Index) -> dict[str, bytes]:
+    return {p.parent.name: p.read_bytes() for p in index.directory.rglob("queries.f16")}
+
+
+def _tuned_on(index: Index) -> list[str]:
+    return [s.engine.get("tuned_on", "") for s in index.manifest.segments]
+
+
+def test_tuning_queries_are_kept_for_later_merges(tuned: Index) -> None:
+    """The vectors of 256 of them lie with a segment, and what is merged or built later is measured on them."""
+    (first,) = _kept(tuned).values()
+    assert len(first) == 256 * 32 * 2
+    tuned.add(ROWS[1200:1500])
+    tuned.compact()
+    assert (_tuned_on(tuned), list(_kept(tuned).values())) == (["queries"], [first])
+    tuned.compact(engine=EngineConfig("ivf-sq8"))
+    assert (_engines(tuned), _tuned_on(tuned)) == (["ivf-sq8"], ["queries"])
+    assert list(_kept(tuned).values()) == [first]
+    tuned.verify()
+
+
+def test_tuning_queries_outlive_the_documents(tuned: Index, embedder: HashEmbedder) -> None:
+    """They stay where a change replaces all that they lay with, and go with the embedder that made them."""
+    (first,) = _kept(tuned).values()
+    tuned.sync([Document(f"new{i}", f"w{i} fresh", lang="en") for i in range(1200)])
+    assert (_tuned_on(tuned), list(_kept(tuned).values())) == (["queries"], [first])
+    tuned.migrate(HashEmbedder(24, weights="hash-2"))
+    assert (_tuned_on(tuned), _kept(tuned)) == (["documents"], {})
+
+
+def test_tuning_queries_are_kept_once(tuned: Index) -> None:
+    """A new segment beside the one that keeps them is measured on them, and has no copy."""
+    kept = _kept(tuned)
+    tuned.add([Document(f"n{i}", f"w{i} more", lang="en") for i in range(200)])
+    assert len(tuned.manifest.segments) == 2
+    assert _kept(tuned) == kept
+    assert _tuned_on(tuned) == ["queries", "queries"]
+
+
+def test_altered_tuning_queries_are_damage(tuned: Index) -> None:
+    """A flipped bit is named, by `verify` and by the change that would measure on them."""
+    (path,) = tuned.directory.rglob("queries.f16")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptIndexError, match=r"queries\.f16 was altered"):
+        tuned.verify()
+    with pytest.raises(CorruptIndexError, match=r"queries\.f16 was altered"):
+        tuned.add([Document("new", "w1", lang="en")])
