@@ -278,10 +278,18 @@ class Index(IndexReader):
         return report
 
     def _settings(self, manifest: Manifest) -> IndexSettings:
+        from dataclasses import replace
+
         from embedkit_indexes.settings import IndexSettings
 
-        self._check_fingerprint(self.embedder, manifest)
-        return IndexSettings.of(manifest, self.embedder)
+        def opened() -> Embedder:
+            self._check_fingerprint(self.embedder, manifest)
+            return self.embedder
+
+        if self._given is not None or "embedder" in self.__dict__:
+            return IndexSettings.of(manifest, opened())
+        # Opening a model takes seconds: a change that embeds nothing needs none.
+        return replace(IndexSettings.of(manifest), opener=opened)
 
     @staticmethod
     def _stored(manifest: Manifest) -> IndexSettings:

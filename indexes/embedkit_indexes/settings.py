@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class IndexSettings:
     """Everything that decides an index but the documents.
 
     `fingerprint`, `described` (an EmbedderInfo's fields) and `dim` are the embedder's, `spec` and `options` open it
-    again; `embedder` is None where nothing is to be embedded. `dtype` is that of the stored vectors.
+    again; `embedder` is None where nothing is to be embedded, or `opener` gives it once something is. `dtype` is that of the stored vectors.
     """
 
     fingerprint: str
@@ -42,6 +42,7 @@ class IndexSettings:
     engine: EngineConfig = field(default_factory=EngineConfig)
     dtype: str = "float16"
     sources: tuple[Mapping[str, Any], ...] = ()
+    opener: Callable[[], Embedder] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -55,9 +56,11 @@ class IndexSettings:
     @property
     def opened(self) -> Embedder:
         """The embedder, which is there wherever something is embedded."""
-        if self.embedder is None:
+        if self.embedder is not None:
+            return self.embedder
+        if self.opener is None:
             raise ValueError("nothing was to be embedded")
-        return self.embedder
+        return self.opener()
 
     def using(self, embedder: Embedder, spec: str, options: Mapping[str, Any]) -> IndexSettings:
         """Return the settings with this embedder, without what no index keeps: keys and what is the machine's."""

@@ -87,6 +87,25 @@ def test_nothing_changed_writes_nothing(built: Path, invoke: Invoke) -> None:
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in _files(built / "docs.index")} == before
 
 
+def test_a_change_that_embeds_nothing_opens_no_embedder(
+    desk: Path, words: Path, invoke: Invoke, change: Change
+) -> None:
+    """Where nothing is new the model need not even be there; where something is, nothing is changed without it."""
+    shutil.copy(words, desk / "mine.txt")
+    change("index", "docs", "-o", "i", "--embedder", "mine.txt")
+    (desk / "mine.txt").unlink()
+    assert _counts(change("index", "docs", "-o", "i")) == {"unchanged": 3}
+    (desk / "docs" / "git.md").unlink()
+    assert _counts(change("index", "docs", "-o", "i")) == {"removed": 1, "unchanged": 2}
+    (desk / "docs" / "git.md").write_text("water")
+    refused = invoke("index", "docs", "-o", "i")
+    assert refused.exit_code == 2 and "mine.txt" in refused.stderr
+    (desk / "mine.txt").write_text("water 1 0\nbread 0 1\n")
+    refused = invoke("index", "docs", "-o", "i")
+    assert refused.exit_code == 2 and "their vectors cannot be compared" in refused.stderr
+    assert json.loads(invoke("info", "i", "--json").stdout)["documents"] == 2
+
+
 def _files(index: Path) -> list[Path]:
     return sorted(p for p in index.rglob("*") if p.is_file() and p.name != "writer.lock")
 
