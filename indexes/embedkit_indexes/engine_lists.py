@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BLOCK = 32  # rows
 _NUMBER = 8  # bytes
+# FAISS for Windows is built without mapped lists.
+_MAPPED = sys.platform != "win32"
 
 
 def write(faiss: Any, ivf: Any, file: BinaryIO) -> None:
@@ -58,8 +60,7 @@ def attach(faiss: Any, ivf: Any, path: Path, rows: int) -> str:
     if total != int(ends[-1]):
         return f"{total:,} bytes instead of {int(ends[-1]):,}"
     starts = ends - kept * np.uint64(code + _NUMBER)
-    if sys.platform == "win32":
-        # FAISS for Windows is built without mapped lists.
+    if not _MAPPED:
         lists = _in_memory(faiss, path, np.stack([sizes, kept, starts], axis=1), code)
     else:
         lists = faiss.OnDiskInvertedLists(ivf.nlist, code, str(path))
