@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from embedkit.errors import InputError, NotAnIndexError, StoreError
+from embedkit.errors import CorruptIndexError, InputError, NotAnIndexError, StoreError
 from embedkit_indexes import durable, faiss_engine
 from embedkit_indexes import manifest as manifests
 from embedkit_indexes.corpus.options import ReadReport
@@ -126,7 +126,11 @@ def restore(
         check_target(directory, overwrite)
 
     def make(base: Manifest | None) -> Writer:
-        start = replace(told, generation=base.generation if base else 0)
+        if base is None:
+            start = replace(told, generation=0)
+        else:
+            # A chunk's number never comes twice, whatever the file holds.
+            start = replace(told, generation=base.generation, next_id=max(base.next_id, told.next_id))
         return Writer(directory, IndexSettings.of(told), start, progress, anew=True)
 
     with _change(directory, make) as (writer, started):
@@ -189,9 +193,8 @@ def _check_engine(writer: Writer) -> None:
 def _base(directory: Path) -> Manifest | None:
     try:
         return Manifest.read(directory)
-    except NotAnIndexError:
-        return None
-    except StoreError:
+    except (NotAnIndexError, CorruptIndexError):
+        # What cannot be read now, and is no damage, must not restart the numbers: it is raised.
         return None
 
 

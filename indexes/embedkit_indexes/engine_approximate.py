@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedkit.errors import InputError
+from embedkit_indexes import tuning
 from embedkit_indexes.engine_exact import ExactScan, by_row
 from embedkit_indexes.engine_file import read
 from embedkit_indexes.engine_filtered import CellSearch, can_skip, probing
@@ -67,7 +69,7 @@ class ApproximateEngine:
         self._cells = CellSearch(faiss, self._ivf, transforms, self._scan)
         self._sparse = False
         self._searches = 0
-        self._trusted = False
+        self._looked = self._trusted = False
 
     def read_sparsely(self) -> None:
         """Keep no more of the vectors in memory than the searches touch, until one compares all."""
@@ -81,14 +83,18 @@ class ApproximateEngine:
         allowed: RowSet | None = None,
         effort: SearchEffort | None = None,
     ) -> Found:
-        """See `faiss_engine.Engine.search`."""
+        """See `faiss_engine.Engine.search`. Raises ValueError for queries of another dimension."""
+        import numpy as np
+
+        dim = self._scan.vectors.shape[1]
+        if queries.ndim != 2 or queries.shape[1] != dim:
+            # FAISS gets a bare pointer and would read on behind them.
+            raise ValueError(f"queries of shape {queries.shape} for vectors of {dim} dimensions")
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
         self._load(len(queries))
         plan, parameters = self._prepare(k, allowed, effort)
         if plan.way == "exact" or not len(queries):
-            if self._sparse and (allowed is None or not fetches(self._rows, allowed.count)):
-                read_through(self._scan.vectors)
-                self._sparse = False
-            return self._scan.search(queries, k, allowed)
+            return self._compare_all(queries, k, allowed)
         if plan.way == "cells" and allowed is not None:
             scores, rows = self._cells.search(queries, k, allowed, plan)
         else:
@@ -96,14 +102,19 @@ class ApproximateEngine:
         if (rows[0, -1] if len(rows) == 1 else rows[:, -1].min()) < 0:
             # The cells held too few: k are promised while k exist.
             short = (rows[:, -1] < 0).nonzero()[0]
-            scores[short], rows[short] = self._scan.search(queries[short], k, allowed)
+            scores[short], rows[short] = self._compare_all(queries[short], k, allowed)
         return by_row(scores, rows)
+
+    def _compare_all(self, queries: NDArray[np.float32], k: int, allowed: RowSet | None) -> Found:
+        if self._sparse and (allowed is None or not fetches(self._rows, allowed.count)):
+            read_through(self._scan.vectors)
+            self._sparse = False
+        return self._scan.search(queries, k, allowed)
 
     def _probe(self, queries: NDArray[np.float32], k: int, parameters: Any) -> Found:
         """Search as FAISS's own `search` does, whose checks of what was checked here take a tenth of one query."""
         import numpy as np
 
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
         scores = np.empty((len(queries), k), dtype=np.float32)
         rows = np.empty((len(queries), k), dtype=np.int64)
         at = self._faiss.swig_ptr
@@ -114,8 +125,9 @@ class ApproximateEngine:
         """Return the plan and FAISS's parameters for it; without a filter they are kept: they cost 0.1 ms."""
         if not self._trusted:
             self._searches += 1
-            if self._searches == _LOOKS_AFTER and self._numbers_exist():
-                self._trusted = True
+            if self._searches >= _LOOKS_AFTER and not self._looked:
+                self._looked = True
+                self._trusted = self._numbers_exist()
                 self._prepared = {}
         kept = self._prepared.get((k, effort)) if allowed is None else None
         if kept is not None:
@@ -141,6 +153,9 @@ class ApproximateEngine:
         if plan.way == "exact":
             return {"engine": "exact", "scanned": count, "k": k}
         name = "ef_search" if self._graph else "nprobe"
+        # The curve knows nothing of other numbers of results, of filters, and of settings that are not on it.
+        given = effort is not None and (effort.nprobe or effort.ef_search or effort.rerank)
+        measured = k == tuning.K and allowed is None and not given
         return {
             "engine": self._type,
             "way": plan.way,
@@ -148,13 +163,19 @@ class ApproximateEngine:
             "reranked": plan.depth,
             "allowed": count,
             "k": k,
-            "recall": self._point(effort).recall,
+            "recall": self._point(effort).recall if measured else None,
         }
 
     def _point(self, effort: SearchEffort | None) -> Point:
         return pick(self._curve, self._target if effort is None or effort.recall is None else effort.recall)
 
     def _plan(self, k: int, allowed: RowSet | None, effort: SearchEffort | None) -> SearchPlan:
+        if effort is not None and (effort.nprobe if self._graph else effort.ef_search):
+            given, kind = ("nprobe", "a graph") if self._graph else ("ef_search", "cells")
+            raise InputError(
+                f"{given} means nothing to the engine {self._type}, which searches {kind}: "
+                f"give {'ef_search' if self._graph else 'nprobe'}"
+            )
         count = None if allowed is None else allowed.count
         if count is not None and self._ivf is None and not self._graph:
             # Many of FAISS's flat codes take no selector.
@@ -201,8 +222,6 @@ class ApproximateEngine:
     def measure(self, queries: NDArray[np.float32] | None = None) -> list[Point]:
         """Return the curve of efforts and re-ranking depths, measured on `queries`, None: on perturbed documents."""
         from time import thread_time
-
-        from embedkit_indexes import tuning
 
         self._load(tuning.QUERIES)
         sample = tuning.held_out(self._scan.vectors, queries, tuning.QUERIES)

@@ -71,7 +71,7 @@ class ExactScan:
     def _in_blocks(self, queries: NDArray[np.float32], k: int, numbers: NDArray[np.int64] | None) -> Found:
         import numpy as np
 
-        if gpu.device_count(self._faiss):
+        if k <= gpu.MOST_RESULTS and gpu.device_count(self._faiss):
             return gpu.search(self._faiss, queries, self.vectors, k, numbers)
         best: Found | None = None
         rows = len(self.vectors) if numbers is None else len(numbers)

@@ -12,6 +12,7 @@ from embedkit_indexes.engine_exact import ExactScan
 
 # Beside the index proper: the mapped cells of "ivf-pq".
 CELLS = "faiss.cells"
+_LINKS = 1 << 20  # looked at at a time
 
 
 def read(faiss: Any, path: Path, kind: str, scan: ExactScan) -> Any:
@@ -46,13 +47,14 @@ def read(faiss: Any, path: Path, kind: str, scan: ExactScan) -> Any:
 def _attach(faiss: Any, index: Any, path: Path, shape: tuple[int, ...]) -> str:
     if not isinstance(index, faiss.IndexIVFPQFastScan):
         return "another engine's index lies beside it"
-    # Its blocks are as long as the codes that are searched for: checked before any is read.
-    if index.M != index.pq.M or index.d != shape[1]:
+    # All that its way through the cells depends on: checked before any is read.
+    layout = (index.M, index.nbits, index.bbs, index.implem)
+    if layout != (index.pq.M, 4, engine_lists.BLOCK, 0) or index.d != shape[1]:
         return "its codes are of other vectors"
     try:
         return engine_lists.attach(faiss, index, path, shape[0])
-    except (OSError, RuntimeError) as e:
-        return str(e).strip().splitlines()[-1]
+    except (OSError, RuntimeError, MemoryError, OverflowError) as e:
+        return (str(e).strip() or type(e).__name__).splitlines()[-1]
 
 
 def _mismatch(faiss: Any, index: Any, shape: tuple[int, ...]) -> str:
@@ -64,12 +66,25 @@ def _mismatch(faiss: Any, index: Any, shape: tuple[int, ...]) -> str:
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:
         sizes = np.array([ivf.invlists.list_size(i) for i in range(ivf.nlist)], dtype=np.uint64)
-        if ivf.quantizer.ntotal != ivf.nlist or ivf.quantizer.d != ivf.d:
-            return f"{ivf.quantizer.ntotal} centroids for {ivf.nlist} cells"
+        for quantizer in _parts(faiss, ivf.quantizer):
+            if quantizer.ntotal != ivf.nlist or quantizer.d != ivf.d:
+                return f"{quantizer.ntotal} centroids for {ivf.nlist} cells"
         if sizes.max(initial=0) > rows or int(sizes.sum()) != rows:
             return "the cells do not hold the rows"
     if hasattr(index, "hnsw"):
-        links = faiss.vector_to_array(index.hnsw.neighbors) if hasattr(index.hnsw, "neighbors") else None
-        if links is not None and len(links) and (links.max() >= rows or links.min() < -1):
-            return "the graph leads to rows that do not exist"
+        neighbors = index.hnsw.neighbors
+        # Where they lie: a copy takes 256 MB a million rows.
+        links = faiss.rev_swig_ptr(neighbors.data(), neighbors.size())
+        for start in range(0, len(links), _LINKS):
+            part = links[start : start + _LINKS]
+            if part.max() >= rows or part.min() < -1:
+                return "the graph leads to rows that do not exist"
     return ""
+
+
+def _parts(faiss: Any, quantizer: Any) -> list[Any]:
+    """Return the quantizer and, where it re-ranks, the two that it is made of."""
+    quantizer = faiss.downcast_index(quantizer)
+    if not isinstance(quantizer, faiss.IndexRefine):
+        return [quantizer]
+    return [quantizer, quantizer.base_index, quantizer.refine_index]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from embedkit_indexes.engine_exact import Found
 
-# Four bits of the query serve as well as eight or as its floats, which take thirty times as long.
+# RaBitQ: four bits of the query serve as well as eight or as its floats, which take thirty times as long.
 _QUERY_BITS = 4
 # So many times as many cells are probed as without a filter: what it leaves may all be far from a query.
 _MORE = 1.6

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.errors import CorruptIndexError
 from embedkit_indexes import durable, faiss_engine
 from embedkit_indexes.manifest import FileRecord, SegmentRecord
-from embedkit_indexes.planner import EngineConfig
+from embedkit_indexes.planner import EngineConfig, SearchEffort
 from embedkit_indexes.segment import Segment
 from embedkit_indexes.tuning import QUERIES
 
@@ -103,10 +103,11 @@ def _find_themselves(folder: Path, vectors: NDArray[Any], engine: Mapping[str, A
     queries = queries[queries.any(axis=1)]
     if not len(queries):
         return
-    scores, _ = faiss_engine.open_engine(folder, vectors, engine).search(queries, 1)
-    # A graph or cells may miss one: many equal texts can lead a walk astray.
-    wanted = 1.0 if engine["type"] == "exact" else 0.5
-    if float((scores >= 0.998).mean()) < wanted:
+    opened = faiss_engine.open_engine(folder, vectors, engine)
+    scores, _ = opened.search(queries, 1, effort=SearchEffort(recall=1.0))
+    by_engine, _ = opened.search(queries, 1)
+    # A graph or cells may miss some: many equal texts can lead a walk astray.
+    if (scores < 0.998).any() or float((by_engine >= 0.998).mean()) < 0.5:
         raise CorruptIndexError(
             f"the new index does not find its own vectors (score {float(scores.min()):.3f} instead of 1): nothing was "
             "replaced; run `embedkit doctor`"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # A block on a card with its scores must fit beside FAISS's scratch memory on the smallest cards in use (8 GB).
 _BLOCK_BYTES = 1 << 30
 _QUERIES = 4096
+# FAISS's selection on a card ends there.
+MOST_RESULTS = 2048
 
 
 def device_count(faiss: Any) -> int:

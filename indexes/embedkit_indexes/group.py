@@ -26,6 +26,7 @@ class GroupSnapshot(Snapshot):
         self.segments = [segment for s in snapshots for segment in s.segments]
         self.origins = [str(d) for d, s in zip(directories, snapshots, strict=True) for _ in s.segments]
         self._chunks = sum(len(s) for s in snapshots)
+        self.tasks = {n: t for s in reversed(snapshots) for n, t in s.tasks.items()}
         self.languages = list(dict.fromkeys(lang for s in snapshots for lang in s.languages))
 
     def __len__(self) -> int:
@@ -45,7 +46,6 @@ class IndexGroup(IndexReader):
         super().__init__(first.directory, GroupSnapshot([i.directory for i in indexes], snapshots), embedder)
         self.indexes = tuple(indexes)
         self._parts = snapshots
-        self.__dict__["tasks"] = {n: t for i in reversed(indexes) for n, t in i.tasks.items()}
 
     def __len__(self) -> int:
         """Return the number of chunks of all indexes."""
@@ -56,6 +56,10 @@ class IndexGroup(IndexReader):
 
     def refresh(self) -> bool:
         """See the latest version of each index from now on; return whether any was newer."""
+        with self._loading:
+            return self._refresh()
+
+    def _refresh(self) -> bool:
         # A member may have gone ahead alone, where a refresh failed at another one.
         ahead = [i._snapshot for i in self.indexes] != self._parts
         if not ahead and not any(i._snapshot.outdated(i.directory) for i in self.indexes):
@@ -72,7 +76,6 @@ class IndexGroup(IndexReader):
         self._snapshot = GroupSnapshot(
             [i.directory for i in self.indexes], [i._snapshot for i in self.indexes]
         )
-        self.__dict__["tasks"] = {n: t for i in reversed(self.indexes) for n, t in i.tasks.items()}
         return ahead or any(newer)
 
     def verify(self) -> None:

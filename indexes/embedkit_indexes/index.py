@@ -120,13 +120,14 @@ class Index(IndexReader):
         """
         if not self._snapshot.outdated(self.directory):
             return False
-        snapshot = Snapshot.open(self.directory)
-        embedder = self.__dict__.get("embedder", self._given)
-        if embedder is not None:
-            self._check_fingerprint(embedder, snapshot.manifest)
-        self._snapshot = snapshot
-        self.__dict__.pop("tasks", None)
-        return True
+        # Not while a first search opens the embedder: it is checked against the version that it is opened for.
+        with self._loading:
+            snapshot = Snapshot.open(self.directory)
+            embedder = self.__dict__.get("embedder", self._given)
+            if embedder is not None:
+                self._check_fingerprint(embedder, snapshot.manifest)
+            self._snapshot = snapshot
+            return True
 
     def _settle(self) -> None:
         """See one's own change, and let go of what only this index still held."""

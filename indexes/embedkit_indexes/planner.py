@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from embedkit.errors import InputError, UnknownNameError
@@ -12,7 +13,7 @@ from embedkit.errors import InputError, UnknownNameError
 EXACT_LIMIT = 200_000
 TYPES = ("auto", "exact", "ivf-pq", "ivf-rabitq", "ivf-sq8", "hnsw", "cagra")
 HNSW_LINKS = 32
-# Above this target the one-bit codes need so deep a re-ranking that eight bits are cheaper.
+# Above this target the short codes need so deep a re-ranking that eight bits a dimension are cheaper.
 _FINE_RECALL = 0.99
 # Seconds for one row on one core, in orders of magnitude (docs/experiments.md): compared where it lies, passed
 # over by the bitmap, fetched by its number.
@@ -75,8 +76,10 @@ class SearchEffort:
             _check_recall(self.recall)
         for name in ("nprobe", "ef_search", "rerank"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}: give a whole number of at least 1")
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, Integral) or value < 1
+            ):
+                raise InputError(f"{name} is {value!r}: give a whole number of at least 1")
 
 
 def _check_whole(name: str, value: object, unit: str) -> None:
@@ -127,12 +130,13 @@ def resident_bytes(kind: str, rows: int, dim: int, itemsize: int = 2) -> int | N
     """Return what a search keeps resident, the few vectors of the re-ranking apart; None for a factory string."""
     if kind == "exact":
         return rows * dim * itemsize
-    cells = cell_count(rows) * dim * 3
+    # Centroids in float32 and in codes of a bit a dimension.
+    cells = cell_count(rows) * dim * 33 // 8
     return {
         "ivf-pq": rows * (-(-subspaces(dim) // 2) + 8) + cells,
         "ivf-rabitq": rows * (-(-dim // 8) + 16) + cells,
         "ivf-sq8": rows * (dim + 8) + cells,
-        "hnsw": rows * (dim + 8 * HNSW_LINKS + 16),
+        "hnsw": rows * (dim * itemsize + 8 * HNSW_LINKS + 16),
         "cagra": rows * (4 * dim + 8 * HNSW_LINKS + 16),
     }.get(kind)
 

@@ -46,7 +46,8 @@ class IndexReader:
         self.directory = directory
         self._snapshot = snapshot
         self._given = embedder
-        self._loading = threading.Lock()
+        # Taken again by a migration's refresh.
+        self._loading = threading.RLock()
         if embedder is not None:
             self._check_fingerprint(embedder)
 
@@ -59,10 +60,10 @@ class IndexReader:
         """Return the number of chunks."""
         return self.manifest.chunks
 
-    @cached_property
+    @property
     def tasks(self) -> dict[str, Task]:
         """The tasks stored with the index, by name; the built-in ones are found beside them."""
-        return {t["name"]: Task(**t) for t in self.manifest.tasks}
+        return self._snapshot.tasks
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -165,7 +166,7 @@ class IndexReader:
     ) -> list[Found]:
         if lang is not None and lang not in snapshot.languages:
             raise UnknownNameError("language", lang, snapshot.languages, "`embedkit info` counts them.")
-        chosen = get_task(question.task, self.tasks) if isinstance(question.task, str) else question.task
+        chosen = get_task(question.task, snapshot.tasks) if isinstance(question.task, str) else question.task
         allowed = snapshot.allowed(question.condition)
         if embedder is None:
             # Words need no embedder: neither its weights nor its program.
@@ -218,7 +219,7 @@ class IndexReader:
             "tokens": tokenizer.encode(found.encoded).tokens if tokenizer is not None else None,
             "token_count": embedder.count_tokens([found.encoded])[0] if embedder is not None else None,
             "truncated": truncated_tokens(embedder, found.encoded) if embedder is not None else 0,
-            "embedder": {**self.manifest.embedder, "fingerprint": self.manifest.fingerprint},
+            "embedder": {**snapshot.manifest.embedder, "fingerprint": snapshot.manifest.fingerprint},
             "plan": {**snapshot.plan(question), "threads": thread_count()},
         }
 
@@ -256,10 +257,13 @@ class IndexReader:
             # A daemon: Ctrl-C need not wait for a model that is still loading.
             thread = threading.Thread(target=load, name="embedkit-load", daemon=True)
             thread.start()
-            self._snapshot.map()
-            thread.join()
+            try:
+                self._snapshot.map()
+            finally:
+                thread.join()
             if failures:
-                raise failures[0]
+                # Taken out: an error that its own frame holds would keep the index mapped.
+                raise failures.pop()
 
     def _check_fingerprint(self, embedder: Embedder, manifest: Manifest | None = None) -> None:
         check_fingerprint(manifest or self.manifest, embedder, str(self.directory))

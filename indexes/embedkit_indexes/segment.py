@@ -110,7 +110,12 @@ class Segment:
         """The typed columns of the metadata."""
         from embedkit_indexes.columns import Columns
 
-        return Columns.open(self.folder)
+        columns = Columns.open(self.folder)
+        if columns.rows not in {0, len(self)}:
+            raise CorruptIndexError(
+                f"{self.folder}: the metadata covers {columns.rows} chunks, not {len(self)}: rebuild the index"
+            )
+        return columns
 
     @cached_property
     def alive(self) -> RowSet | None:
@@ -119,12 +124,7 @@ class Segment:
 
         if self.record.deletions is None:
             return None
-        mask = np.repeat(self.live_documents, np.diff(self.first_rows))
-        if len(mask) != len(self):
-            raise CorruptIndexError(
-                f"{self.folder / DOCUMENTS} counts {len(mask)} chunks, not {len(self)}: rebuild the index"
-            )
-        return RowSet(mask)
+        return RowSet(np.repeat(self.live_documents, np.diff(self.first_rows)))
 
     @cached_property
     def live_documents(self) -> NDArray[np.bool_]:
@@ -226,7 +226,12 @@ class Segment:
             raise CorruptIndexError(
                 f"{self.folder / DOCUMENTS} counts less than no chunks: rebuild the index"
             )
-        return np.concatenate([[0], np.cumsum(np.concatenate(counts), dtype=np.int64)])
+        ends = np.concatenate([[0], np.cumsum(np.concatenate(counts), dtype=np.int64)])
+        if ends[-1] != len(self):
+            raise CorruptIndexError(
+                f"{self.folder / DOCUMENTS} counts {ends[-1]} chunks, not {len(self)}: rebuild the index"
+            )
+        return ends
 
     @cached_property
     def hashes(self) -> NDArray[np.uint8]:

@@ -318,6 +318,51 @@ def test_a_truncated_file_is_refused(
         faiss_engine.open_engine(tmp_path, VECTORS, description)
 
 
+def test_queries_of_another_dimension_are_refused(built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    """FAISS is handed a pointer, and would read on behind them."""
+    engine = _open(built, "ivf-pq")
+    for queries in (ASKED[:, :4], ASKED[0]):
+        with pytest.raises(ValueError, match="32 dimensions"):
+            engine.search(queries, 10)
+    doubled = ASKED.astype(np.float64)[:, ::-1]
+    mirrored = np.ascontiguousarray(doubled, dtype=np.float32)
+    found = engine.search(doubled, 10)[1]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, engine.search(mirrored, 10)[1])
+
+
+def test_a_graph_has_no_cells_to_probe(built: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    """An effort of the other kind of engine is refused, not read as one's own."""
+    with pytest.raises(InputError, match="give ef_search"):
+        _open(built, "hnsw").search(ASKED, 10, effort=SearchEffort(nprobe=4))
+    with pytest.raises(InputError, match="give nprobe"):
+        _open(built, "ivf-pq").search(ASKED, 10, effort=SearchEffort(ef_search=4))
+
+
+def test_a_plan_tells_a_recall_only_where_it_was_measured(
+    built: dict[str, tuple[Path, dict[str, Any]]],
+) -> None:
+    """Not for other settings than those of the curve, other numbers of results, or under a filter."""
+    engine = _open(built, "ivf-pq")
+    assert engine.plan(10)["recall"] >= 0.95
+    assert engine.plan(10, effort=SearchEffort(recall=0.8))["recall"] >= 0.8
+    assert engine.plan(10, effort=SearchEffort(nprobe=1))["recall"] is None
+    assert engine.plan(20)["recall"] is None
+    assert engine.plan(10, _share(0.99))["recall"] is None
+
+
+@pytest.mark.parametrize(("field", "value"), [("bbs", 64), ("implem", 10)])
+def test_an_index_that_reads_its_cells_another_way_is_refused(
+    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path, field: str, value: int
+) -> None:
+    """What says how FAISS goes through packed codes must be as it was written."""
+    shutil.copytree(built["ivf-pq"][0], tmp_path, dirs_exist_ok=True)
+    index = faiss.read_index(str(tmp_path / "faiss.index"))
+    setattr(index, field, value)
+    faiss.write_index(index, str(tmp_path / "faiss.index"))
+    with pytest.raises(CorruptIndexError, match="other vectors"):
+        faiss_engine.open_engine(tmp_path, VECTORS, built["ivf-pq"][1])
+
+
 def test_cells_of_other_sizes_are_refused(
     built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
 ) -> None:

@@ -129,5 +129,8 @@ def test_senseless_numbers_are_refused() -> None:
     """Each error names the argument and its value."""
     with pytest.raises(InputError, match="nprobe is 0"):
         SearchEffort(nprobe=0)
+    for value in (2.5, True, "8"):
+        with pytest.raises(InputError, match="whole number"):
+            SearchEffort(rerank=value)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="memory_budget is -5"):
         EngineConfig(memory_budget=-5)

@@ -82,6 +82,12 @@ def iso_code(said: str) -> str:
 
 def detect_language(text: str, title: str = "") -> str:
     """Return the language of a text (of its title too where the text is short), "und" when unsure."""
+    language, confidence = identify_language(text, title)
+    return UNKNOWN if confidence < _CONFIDENCE else language
+
+
+def identify_language(text: str, title: str = "") -> tuple[str, float]:
+    """Return the likeliest language of a text, read as `detect_language` does, and the confidence, 0 to 1."""
     sample = text[:_SAMPLE].lstrip() if len(text) >= 40 or not title else f"{title} {text[:_SAMPLE]}"
     if len(text) > 2 * _SAMPLE:
         middle = len(text) // 2
@@ -90,13 +96,19 @@ def detect_language(text: str, title: str = "") -> str:
         decided = _DECIDED.findall(sample)
         # Japanese mixes kana with Chinese characters, and every script is mixed with Latin names.
         if len(decided) * 4 > len(sample):
-            return _SCRIPTS[bisect_right(_STARTS, ord(decided[len(decided) // 2])) - 1][2]
+            return _SCRIPTS[bisect_right(_STARTS, ord(decided[len(decided) // 2])) - 1][2], 1.0
     if _LETTER.search(sample) is None:
-        return UNKNOWN
+        return UNKNOWN, 0.0
     language, confidence = _classified(sample, _FIRST)
     if confidence < _SURE:
         language, confidence = _classified(sample, _SAMPLE)
-    return UNKNOWN if confidence < _CONFIDENCE else _FOLDED.get(language, language)
+    return _FOLDED.get(language, language), confidence
+
+
+def known_languages() -> frozenset[str]:
+    """Return the codes that `identify_language` can answer with."""
+    labels = {str(label) for label in _identifier().nb_classes}
+    return frozenset({_FOLDED.get(c, c) for c in labels} | {c for *_, c in _SCRIPTS}) - {UNKNOWN}
 
 
 def _classified(sample: str, size: int) -> tuple[str, float]:
