@@ -29,13 +29,12 @@ def read(faiss: Any, path: Path, kind: str, scan: ExactScan) -> Any:
     if kind == "hnsw" and hasattr(index, "storage"):
         index.storage = scan.index
         index.own_fields = False
-    problem = ""
-    if kind == "ivf-pq":
-        path, problem = (
-            path.with_name(CELLS),
-            _attach(faiss, index, path.with_name(CELLS), scan.vectors.shape),
-        )
-    problem = problem or _mismatch(faiss, index, scan.vectors.shape)
+    problem = _mismatch(faiss, index, scan.vectors.shape)
+    if not problem and kind == "ivf-pq":
+        path = path.with_name(CELLS)
+        problem = _attach(faiss, index, path, scan.vectors.shape)
+    elif not problem:
+        problem = _misfilled(faiss, index, len(scan.vectors))
     if problem:
         raise CorruptIndexError(
             f"{path} is broken or belongs to other vectors ({problem}): restore it or build the index anew with "
@@ -57,20 +56,26 @@ def _attach(faiss: Any, index: Any, path: Path, shape: tuple[int, ...]) -> str:
         return (str(e).strip() or type(e).__name__).splitlines()[-1]
 
 
-def _mismatch(faiss: Any, index: Any, shape: tuple[int, ...]) -> str:
+def _misfilled(faiss: Any, index: Any, rows: int) -> str:
     import numpy as np
 
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is not None:
+        sizes = np.array([ivf.invlists.list_size(i) for i in range(ivf.nlist)], dtype=np.uint64)
+        if sizes.max(initial=0) > rows or int(sizes.sum()) != rows:
+            return "the cells do not hold the rows"
+    return ""
+
+
+def _mismatch(faiss: Any, index: Any, shape: tuple[int, ...]) -> str:
     rows, dim = shape
     if (index.ntotal, index.d) != (rows, dim) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
         return f"{index.ntotal} vectors of {index.d} dimensions instead of {rows} of {dim}"
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:
-        sizes = np.array([ivf.invlists.list_size(i) for i in range(ivf.nlist)], dtype=np.uint64)
         for quantizer in _parts(faiss, ivf.quantizer):
             if quantizer.ntotal != ivf.nlist or quantizer.d != ivf.d:
                 return f"{quantizer.ntotal} centroids for {ivf.nlist} cells"
-        if sizes.max(initial=0) > rows or int(sizes.sum()) != rows:
-            return "the cells do not hold the rows"
     if hasattr(index, "hnsw"):
         neighbors = index.hnsw.neighbors
         # Where they lie: a copy takes 256 MB a million rows.
