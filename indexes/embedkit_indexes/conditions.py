@@ -7,25 +7,19 @@ year, and `not (year = 2020)` lets the chunks without one through. A value of an
 from __future__ import annotations
 
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from embedkit.errors import InputError
-from embedkit_indexes.predicates import TESTS, TEXT_TESTS, Value, check_name, family, plain_value
+from embedkit_indexes.predicates import TESTS, TEXT_TESTS, Value, check_name, family, plain_value, quoted
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-# What needs no backticks; a name may hold hyphens, since nothing here subtracts.
-NAME = re.compile(r"[^\W\d][\w-]*(?:\.[\w-]+)*")
-KEYWORDS = frozenset(
-    ("and", "or", "not", "in", "is", "null", "exists", "true", "false", "contains", *TEXT_TESTS)
-)
 # Deep enough for any person, shallow enough for Python's stack.
 DEEPEST = 64
 
@@ -284,12 +278,6 @@ class Not(Condition):
 
 
 Test = Compare | In | Exists
-
-
-def quoted(name: str) -> str:
-    """Return a name as a filter's text holds it: in backticks, doubled inside, where it needs them."""
-    plain = NAME.fullmatch(name) and name.lower() not in KEYWORDS
-    return name if plain else "`" + name.replace("`", "``") + "`"
 
 
 def _nothing(source: Source) -> NDArray[np.bool_]:

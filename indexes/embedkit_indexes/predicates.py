@@ -1,9 +1,10 @@
-"""What a filter's tests mean, said on one JSON value; `column_masks` gives the same answer on whole columns."""
+"""What a filter's names and tests mean, said on one JSON value; `column_masks` gives the same answer on whole columns."""
 
 from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,11 @@ ORDER: dict[str, Callable[[Any, Any], Any]] = {
 }
 TEXT_TESTS = ("startswith", "like")
 TESTS = (*ORDER, "contains", *TEXT_TESTS)
+# What needs no backticks; a name may hold hyphens, since nothing here subtracts.
+NAME = re.compile(r"[^\W\d][\w-]*(?:\.[\w-]+)*")
+KEYWORDS = frozenset(
+    ("and", "or", "not", "in", "is", "null", "exists", "true", "false", "contains", *TEXT_TESTS)
+)
 
 
 def family(value: Any) -> str:
@@ -50,6 +56,12 @@ def check_name(name: Any) -> None:
     """Raise InputError for what is no field's name."""
     if not isinstance(name, str) or not name or not _encodable(name):
         raise InputError(f"{name!r:.60} is no field's name: give the name of a metadata key as a string")
+
+
+def quoted(name: str) -> str:
+    """Return a name as a filter's text holds it: in backticks, doubled inside, where it needs them."""
+    plain = NAME.fullmatch(name) and name.lower() not in KEYWORDS
+    return name if plain else "`" + name.replace("`", "``") + "`"
 
 
 def plain_value(name: str, value: Any) -> Value:

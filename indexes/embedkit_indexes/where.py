@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from embedkit.errors import InputError
-from embedkit_indexes.conditions import DEEPEST, KEYWORDS, NAME, And, Compare, Condition, Exists, In, Not, Or
-from embedkit_indexes.predicates import ORDER, TEXT_TESTS
+from embedkit_indexes.conditions import DEEPEST, And, Compare, Condition, Exists, In, Not, Or
+from embedkit_indexes.predicates import KEYWORDS, NAME, ORDER, TEXT_TESTS
 
 _TOKEN = re.compile(
     rf"""
