@@ -13,7 +13,8 @@ from embedkit.errors import InputError, UnknownNameError
 from embedkit.registry import reopen_embedder
 from embedkit.tasks import Task, get_task
 from embedkit.threads import thread_count
-from embedkit_indexes.manifest import Manifest, check_fingerprint, check_probes
+from embedkit_indexes.embedder_checks import check_fingerprint, check_probes
+from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.planner import SearchEffort
 from embedkit_indexes.question import EVEN, Mode, Question, checked_queries, make_question
 from embedkit_indexes.results import RankedChunk, SearchResult, late_hits, late_result, truncated_tokens
