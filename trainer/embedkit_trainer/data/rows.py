@@ -70,16 +70,22 @@ def read_rows(path: str | os.PathLike[str], *, source: str = "") -> Iterator[Row
     row that breaks the schema and for a file that holds no rows or cannot be read.
     """
     for file in row_files(path):
-        empty = True
-        objects = _lines(file) if kind_of(file) == "lines" else _parquet(file)
-        for line, value in objects:
-            empty = False
-            try:
-                yield parse_row(value, source=source, line=line)
-            except InputError as e:
-                raise CorpusError(str(file), str(e), line) from None
-        if empty:
-            raise CorpusError(str(file), "holds no rows: take it out, or fill it")
+        for row, _ in read_records(file, source=source):
+            yield row
+
+
+def read_records(file: Path, *, source: str = "") -> Iterator[tuple[Row, Mapping[str, Any]]]:
+    """Yield each row of one file with the object it stands for, ignored keys and all; raises as `read_rows` does."""
+    empty = True
+    objects = _lines(file) if kind_of(file) == "lines" else _parquet(file)
+    for line, value in objects:
+        empty = False
+        try:
+            yield parse_row(value, source=source, line=line), value
+        except InputError as e:
+            raise CorpusError(str(file), str(e), line) from None
+    if empty:
+        raise CorpusError(str(file), "holds no rows: take it out, or fill it")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
