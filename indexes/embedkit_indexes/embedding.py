@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from embedkit.embedder import Embedder
 from embedkit.syncing import sync_folder
 from embedkit_indexes.durable import SHARDS
-from embedkit_indexes.segment import HASH_BYTES, Segment
+from embedkit_indexes.segment import Segment
+from embedkit_indexes.segment_format import HASH_BYTES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from embedkit_indexes.durable import store_errors
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.reports import BuildProgress
 from embedkit_indexes.segment import Segment
-from embedkit_indexes.segment_writer import chunk_schema, document_schema
+from embedkit_indexes.segment_format import chunk_schema, document_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,8 +8,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from embedkit_indexes.segment import HASH_BYTES, Segment
-from embedkit_indexes.segment_writer import id_key
+from embedkit_indexes.segment import Segment
+from embedkit_indexes.segment_format import HASH_BYTES, id_key
 
 if TYPE_CHECKING:
     import numpy as np

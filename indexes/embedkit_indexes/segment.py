@@ -13,6 +13,7 @@ from embedkit_indexes.cells import Cells, damaged
 from embedkit_indexes.durable import Pin
 from embedkit_indexes.manifest import SegmentRecord
 from embedkit_indexes.rows import RowSet
+from embedkit_indexes.segment_format import CHUNKS, DOCUMENTS, HASH_BYTES, VECTORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from embedkit_indexes.faiss_engine import Engine
     from embedkit_indexes.lexical import LexicalIndex
 
-CHUNKS = "chunks.arrow"
-DOCUMENTS = "documents.arrow"
-VECTORS = "vectors.arrow"
-HASH_BYTES = 16
 # The names that a filter knows beside the metadata's, and the columns that hold them.
 FIELDS = {
     "id": "document_id",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.embedder import Embedder
-from embedkit.errors import InputError
 from embedkit_indexes.columns import ColumnsWriter
 from embedkit_indexes.corpus.chunking import ChunkReport
-from embedkit_indexes.corpus.fields import json_value
 from embedkit_indexes.corpus.records import Chunk, Document
-from embedkit_indexes.segment import CHUNKS, DOCUMENTS, HASH_BYTES, VECTORS, Segment
+from embedkit_indexes.segment import Segment
+from embedkit_indexes.segment_format import (
+    CHUNKS,
+    DOCUMENTS,
+    VECTORS,
+    chunk_row,
+    chunk_schema,
+    document_schema,
+    id_key,
+    stored_metadata,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,74 +35,6 @@ _RAW = "vectors.raw"
 # Documents are written once the chunker has left them behind: it looks a window of 256 ahead.
 _AHEAD = 1024
 _BATCH_ROWS = 2048
-
-
-def chunk_schema() -> pa.Schema:
-    """Return the columns of a chunk."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("chunk_id", pa.int64()),
-            ("document_id", pa.string()),
-            ("position", pa.int32()),
-            ("title", pa.string()),
-            ("text", pa.string()),
-            ("lang", pa.string()),
-            ("source", pa.string()),
-            ("start", pa.int64()),
-            ("end", pa.int64()),
-            ("metadata", pa.string()),
-            ("hash", pa.binary(HASH_BYTES)),
-        ]
-    )
-
-
-def document_schema() -> pa.Schema:
-    """Return the columns of a document; `key` is 64 bits of its id's hash, `hash` covers all that a reader gave."""
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("key", pa.uint64()),
-            ("hash", pa.binary(HASH_BYTES)),
-            ("source", pa.string()),
-            ("lang", pa.string()),
-            ("chunks", pa.int32()),
-            ("characters", pa.int64()),
-            ("uncovered", pa.int64()),
-            ("tokens", pa.int64()),
-            ("truncated_chunks", pa.int32()),
-            ("truncated_tokens", pa.int64()),
-        ]
-    )
-
-
-def id_key(id: str) -> int:
-    """Return 64 bits of an id's hash, the same in every process."""
-    return int.from_bytes(
-        hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
-
-
-def document_hash(document: Document) -> bytes:
-    """Return 16 bytes over all of a document that decides its chunks and what is stored of them, its id too."""
-    d = document
-    metadata = _stored_metadata(d) if d.metadata else ""
-    parts = [
-        v.encode("utf-8", "surrogatepass")
-        for v in (d.id, d.text, d.title, d.lang or "", d.source, d.form, metadata)
-    ]
-    digest = hashlib.blake2b(struct.pack("<7q", *map(len, parts)), digest_size=HASH_BYTES)
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
-
-
-def text_hash(text: str) -> bytes:
-    """Return 16 bytes over the text that is embedded."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
 
 
 @dataclass(slots=True)
@@ -145,10 +83,10 @@ class SegmentWriter:
         import pyarrow as pa
 
         schema = chunk_schema()
-        stored = [_stored_metadata(c.document) for c in chunks]
+        stored = [stored_metadata(c.document) for c in chunks]
         columns = zip(
             *(
-                (self.next_id + i, *_row(c, m), h)
+                (self.next_id + i, *chunk_row(c, m), h)
                 for i, (c, m, h) in enumerate(zip(chunks, stored, hashes, strict=True))
             ),
             strict=True,
@@ -334,29 +272,3 @@ def _recounted(batch: pa.RecordBatch, tokens: Iterator[int], embedder: Embedder)
     schema = document_schema()
     arrays = [pa.array(new[f.name], type=f.type) if f.name in new else batch.column(f.name) for f in schema]
     return pa.record_batch(arrays, schema=schema)
-
-
-def _metadata(document: Document) -> Any:
-    try:
-        return json_value(document.metadata)
-    except RecursionError as e:
-        raise InputError(f"the metadata of document {document.id!r} is {e}: make it flatter") from None
-
-
-def _stored_metadata(document: Document) -> str:
-    return json.dumps(_metadata(document), ensure_ascii=False)
-
-
-def _row(chunk: Chunk, metadata: str) -> tuple[Any, ...]:
-    d = chunk.document
-    return (
-        d.id,
-        chunk.position,
-        d.title,
-        chunk.text,
-        d.lang or "und",
-        d.source,
-        chunk.start,
-        chunk.end,
-        metadata,
-    )

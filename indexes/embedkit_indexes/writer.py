@@ -28,7 +28,8 @@ from embedkit_indexes.planner import EngineConfig
 from embedkit_indexes.reports import BuildProgress
 from embedkit_indexes.rows import RowSet
 from embedkit_indexes.segment import FilterFields, Segment
-from embedkit_indexes.segment_writer import SegmentWriter, document_hash, text_hash
+from embedkit_indexes.segment_format import document_hash, text_hash
+from embedkit_indexes.segment_writer import SegmentWriter
 from embedkit_indexes.settings import IndexSettings
 from embedkit_indexes.statistics import make_manifest
 
