@@ -52,13 +52,23 @@ def render() -> str:
 
 def _section(command: click.Command, context: click.Context) -> str:
     usage = " ".join(command.collect_usage_pieces(context))
-    lines = [f"## embedkit {context.info_name}", "", f"```\n{context.command_path} {usage}\n```", ""]
+    lines = [f"## {context.command_path}", "", f"```\n{context.command_path} {usage}\n```", ""]
     lines += [_prose(command.help or ""), "", "| option | meaning |", "| --- | --- |"]
     for parameter in command.params:
         record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
         if record is not None:
             lines.append(f"| `{_cell(record[0])}` | {_cell(record[1])} |")
-    return "\n".join(lines) + "\n"
+    if isinstance(command, click.Group):
+        lines = lines[:-3]  # a group has no options of its own
+        for name in command.commands:
+            lines += [
+                "",
+                _section(
+                    command.commands[name],
+                    click.Context(command.commands[name], info_name=name, parent=context),
+                ),
+            ]
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _prose(text: str) -> str:

@@ -41,6 +41,7 @@ COMMANDS: dict[str, Entry] = {
     "eval": Entry("evaluating", "evaluate", "Measure retrieval, similarity, clusters, classes … and mteb tasks."),
     "train": Entry("training", "train", "Train an embedding model: a paper's recipe, or your own config."),
     "mine": Entry("mining", "mine", "Find hard negatives for training rows."),
+    "synth": Entry("synth", "synth", "Let an LLM write training data: tasks, then examples."),
     "doctor": Entry("doctor", "doctor", "Check this installation and print the repair of what is wrong."),
 }  # fmt: skip
 

@@ -21,10 +21,11 @@ from typing import NamedTuple
 import pytest
 
 from tests.embedkit.embedding_server import EmbeddingServer
+from tests.trainer.synthesis.scripted import scripted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "examples" / "corpus"
-PAGES = ("README.md", "docs/concepts.md", "docs/how-to.md", "docs/training.md")
+PAGES = ("README.md", "docs/concepts.md", "docs/how-to.md", "docs/training.md", "docs/synthesis.md")
 LINKED = (
     "README.md",
     "CONTRIBUTING.md",
@@ -33,6 +34,7 @@ LINKED = (
 )
 FEWEST_RUNNABLE = 22
 SERVER = "http://localhost:8080/v1"
+LANGUAGE_MODEL = "http://localhost:8000/v1"
 # Left to `make soak`: it makes a transformer and imports torch twice.
 SLOW = "Use a model folder"
 # Sections that need more than the base installation, and what they import.
@@ -48,6 +50,8 @@ _NEEDS = {
     "Train on your own rows": "accelerate",
     "Recipes": "accelerate",
     "From Python": "accelerate",
+    "Write a training set": "datasketch",
+    "Templates and types of your own": "openai",
 }
 _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TEXTS = {
@@ -158,7 +162,7 @@ def _save_model(folder: Path) -> None:
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
 
 
-def _play(section: Section, desk: Path, environment: dict[str, str], server: str) -> None:
+def _play(section: Section, desk: Path, environment: dict[str, str], servers: dict[str, str]) -> None:
     """Run a section's blocks in their order; raise AssertionError with the line of the one that fails."""
     mine = [b for b in RUNNABLE if (b.page, b.section) == section]
     if any("./my-model" in b.code for b in mine):
@@ -166,7 +170,9 @@ def _play(section: Section, desk: Path, environment: dict[str, str], server: str
     if any(re.search(r"index docs/ -o docs\.index$|build\(.docs\.index", b.code, re.MULTILINE) for b in mine):
         shutil.rmtree(desk / "docs.index")  # the recipe builds it itself
     for block in mine:
-        code = block.code.replace(SERVER, server)
+        code = block.code
+        for shown, real in servers.items():
+            code = code.replace(shown, real)
         command = ["sh", "-eu", "-c", code] if block.language == "sh" else [sys.executable, "-c", code]
         try:
             _run(command, desk, environment)
@@ -185,11 +191,13 @@ def played(
     items = (i for i in request.session.items if isinstance(i, pytest.Function) and hasattr(i, "callspec"))
     params = [i.callspec.params for i in items]
     chosen = [s for s in SECTIONS if any(p.get("section") == s for p in params)]
-    with EmbeddingServer() as server, ThreadPoolExecutor(2) as pool:
+    log = tmp_path_factory.mktemp("language-model")
+    with EmbeddingServer() as server, scripted(log) as model, ThreadPoolExecutor(2) as pool:
+        servers = {SERVER: server.url, LANGUAGE_MODEL: model.url}
         futures = {}
         for number, section in enumerate(chosen):
             desk = shutil.copytree(start, tmp_path_factory.mktemp(f"section{number}") / "desk")
-            futures[section] = pool.submit(_play, section, desk, environment, server.url)
+            futures[section] = pool.submit(_play, section, desk, environment, servers)
         yield futures
 
 

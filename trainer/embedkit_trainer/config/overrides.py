@@ -9,7 +9,7 @@ from typing import Any
 from embedkit_trainer.config.schema import suggest
 
 #: Lists of tables that a key path enters by name or number.
-_NAMED = ("stages", "sources")
+_NAMED = ("stages", "sources", "models", "types")
 
 
 def parse_override(text: str, problems: list[str]) -> tuple[str, Any] | None:
@@ -31,7 +31,7 @@ def parse_override(text: str, problems: list[str]) -> tuple[str, Any] | None:
 def set_value(table: dict[str, Any], path: str, value: Any, problems: list[str], origin: str) -> None:
     """Set the value at a key path in place, making tables that are missing.
 
-    Items of `stages` and `sources` are entered by number, by name, or all at once by `*`. `origin` begins the
+    Items of `stages`, `sources`, `models` and `types` are entered by number, by name, or all at once by `*`. `origin` begins the
     line that is added to `problems` where the path leads nowhere.
     """
     for holder, key in _holders(table, path, problems, origin):

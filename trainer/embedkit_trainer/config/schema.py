@@ -89,6 +89,8 @@ def _convert(hint: Any, value: Any, problems: list[str], where: str) -> Any:
         return value
     if origin is tuple:
         return _convert_tuple(options, value, problems, where)
+    if origin is dict:
+        return _convert_table(options[1], value, problems, where)
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise _Wrong(f"a table [{where}]")
@@ -119,6 +121,21 @@ def _convert_union(options: Sequence[Any], value: Any, problems: list[str], wher
         except _Wrong as wrong:
             wanted.append(str(wrong))
     raise _Wrong(" or ".join(wanted))
+
+
+def _convert_table(hint: Any, value: Any, problems: list[str], where: str) -> dict[str, Any]:
+    """Return a table whose keys are free and whose values are all of one type."""
+    if not isinstance(value, Mapping):
+        raise _Wrong(f"a table [{where}]")
+    if hint is Any:
+        return dict(value)
+    converted = {}
+    for key, item in value.items():
+        try:
+            converted[key] = _convert(hint, item, problems, f"{where}.{key}")
+        except _Wrong as wrong:
+            problems.append(f"{where}.{key} = {_shown(item)} is {_kind(item)}: give {wrong}")
+    return converted
 
 
 def _convert_tuple(options: Sequence[Any], value: Any, problems: list[str], where: str) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""One run at a time in a work folder: two would write each other's checkpoints."""
+"""One run at a time in a work folder: two would write each other's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILE = "run.lock"
 
 
 @contextmanager
-def only_run(work: Path) -> Iterator[None]:
+def only_run(work: Path, doing: str = "training") -> Iterator[None]:
     """Hold the lock of a work folder until the block ends; the system frees it when its owner dies, however it dies.
 
     Of the processes of one run the first alone takes it. Raises StoreError where another run holds it, or where
@@ -31,7 +31,7 @@ def only_run(work: Path) -> Iterator[None]:
         raise store_error(work, e) from e
     try:
         if not _taken(handle):
-            raise StoreError(f"another run is training in {work}: wait for its end, or give another output")
+            raise StoreError(f"another run is {doing} in {work}: wait for its end, or give another output")
         yield
     finally:
         os.close(handle)

@@ -1,0 +1,281 @@
+"""Ask one model over any OpenAI-compatible server: pacing, retries, structured output, ceilings, clear errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from embedkit.embedders.pacing import Pacer, retry_after
+from embedkit.errors import InputError, MissingExtraError, ServerError
+from embedkit_trainer.synthesis.answers import Reason, Rejected
+from embedkit_trainer.synthesis.budget import Budget, count_tokens
+from embedkit_trainer.synthesis.settings import PUBLIC_URL, ModelConfig, SynthesisConfig
+
+_RETRIED = (408, 409, 425, 429)
+#: No answer of a model is larger; the rest of it is not read.
+_LARGEST_BODY = 1 << 20
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0
+#: What openai sends with, by version; errors while a body is read come from there as they are.
+_TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2")
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(slots=True)
+class Usage:
+    """Count what one planned request took so far, over all tries."""
+
+    attempts: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Hold a model's text and why it ended there."""
+
+    text: str
+    finish_reason: str
+
+
+class _Again(Exception):
+    """Carry what failed and how long the server asks to wait."""
+
+    def __init__(self, problem: str, asked: float | None = None, billed: bool = False) -> None:
+        super().__init__(problem)
+        self.problem, self.asked, self.billed = problem, asked, billed
+
+
+class Client:
+    """Ask one model. Raises InputError where its key is missing, MissingExtraError without the package openai."""
+
+    def __init__(self, model: ModelConfig, config: SynthesisConfig, budget: Budget) -> None:
+        self.model = model
+        self._config = config
+        self._budget = budget
+        self._pacer = Pacer(config.requests_per_minute, config.tokens_per_minute)
+        self._structured = model.structured_output != "off"
+        self._reached = self._works = False
+        self._key = find_key(model)
+        self._client = _open(model, self._key, config.timeout)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def complete(self, messages: Messages, schema: Mapping[str, Any], usage: Usage) -> Completion:
+        """Return the answer, retrying what may pass; `usage` is added to.
+
+        Raises Rejected where the server declines or no try is left, budget.Exhausted at a ceiling, InputError for a
+        refused key or an unknown model, ServerError where the server is not there at all.
+        """
+        tokens = sum(count_tokens(m["content"]) for m in messages) + 4
+        attempt = 0
+        while True:
+            await asyncio.sleep(self._pacer.reserve(tokens))
+            booked = await self._budget.reserve(self.model, tokens)
+            used = whole = (booked.tokens_in, booked.tokens_out)
+            again: _Again | None = None
+            usage.attempts += 1
+            try:
+                answer = await self._try(messages, schema if self._structured else None)
+                used = self._used(answer, tokens)
+                return self._completion(answer)
+            except _Again as e:
+                # Nobody knows what the server made of a request that it did not answer: ceilings take the most.
+                used = whole if e.billed else (0, 0)
+                again = e
+            except _Unstructured:
+                used = (0, 0)
+                self._structured = False  # asked again at once, without it
+            except (InputError, ServerError):
+                used = (0, 0)
+                raise
+            finally:
+                self._budget.settle(booked, used)
+                if again is None or not again.billed:
+                    usage.tokens_in += used[0]
+                    usage.tokens_out += used[1]
+            if again is not None:
+                await self._wait(again, attempt)
+                attempt += 1
+
+    async def _wait(self, again: _Again, attempt: int) -> None:
+        # A server that never answered is more likely absent than busy.
+        retries = self._config.retries if self._reached else min(self._config.retries, 2)
+        if attempt >= retries:
+            if not self._reached:
+                raise ServerError(
+                    f"{self.place} failed {attempt + 1} times before the first answer, lastly with {again.problem}: "
+                    "check that it runs, and base_url"
+                ) from None
+            raise Rejected(
+                Reason.SERVER, f"{attempt + 1} tries failed, lastly with {again.problem}"
+            ) from None
+        if again.asked is not None and again.asked > self._config.longest_wait:
+            raise ServerError(
+                f"{self.place} asks to wait {again.asked:.0f} s ({again.problem}), more than longest_wait = "
+                f"{self._config.longest_wait:g}: run the same command again then"
+            ) from None
+        if again.asked is not None:
+            self._pacer.pause(again.asked)
+        jitter = random.uniform(0, min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0**attempt))
+        await asyncio.sleep((again.asked or 0.0) + jitter)
+
+    async def _try(self, messages: Messages, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+        import openai
+
+        model = self.model
+        body: dict[str, Any] = {
+            "model": model.name,
+            "messages": list(messages),
+            "temperature": model.temperature,
+            "top_p": model.top_p,
+            "max_tokens": model.max_tokens,
+            **model.extra_body,
+        }
+        if schema is not None:
+            wrapped = {"name": "answer", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": wrapped}
+        try:
+            async with asyncio.timeout(self._config.timeout):
+                return await self._send(body)
+        # `from None`: a cause may carry the request with its key into a traceback.
+        except (TimeoutError, openai.APITimeoutError):
+            raise _Again(f"no answer within timeout = {self._config.timeout:g} s", billed=True) from None
+        except openai.APIStatusError as e:
+            self._refuse(e, schema is not None)
+        except openai.APIConnectionError as e:
+            raise _Again(f"no connection ({self._clean(e.__cause__ or e)})") from None
+        except (openai.OpenAIError, OSError) as e:
+            raise _Again(self._clean(e)) from None
+
+    async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+        content = bytearray()
+        try:
+            async with self._client.chat.completions.with_streaming_response.create(
+                model=body.pop("model"), messages=body.pop("messages"), extra_body=body
+            ) as response:
+                async for part in response.iter_bytes():
+                    content += part
+                    if len(content) > _LARGEST_BODY:
+                        raise Rejected(Reason.TOO_LARGE, f"the answer exceeds {_LARGEST_BODY >> 20} MB")
+        except Exception as e:
+            if type(e).__module__.split(".")[0] not in _TRANSPORTS:
+                raise
+            raise _Again(f"a connection that broke off ({type(e).__name__})", billed=True) from None
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise _Again(f"an answer that is no JSON ({self._clean(bytes(content[:60]))})", billed=True)
+        return answer
+
+    def _completion(self, answer: Mapping[str, Any]) -> Completion:
+        try:
+            choice = answer["choices"][0]
+            message = choice["message"]
+            text, reason = message.get("content"), choice.get("finish_reason") or "stop"
+            refusal = message.get("refusal")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise _Again("an answer without choices: check that base_url ends in /v1") from None
+        self._reached = self._works = True
+        if refusal or reason == "content_filter":
+            raise Rejected(Reason.REFUSAL, self._clean(refusal or "the server's content filter stopped it"))
+        return Completion(text if isinstance(text, str) else "", str(reason))
+
+    def _used(self, answer: Mapping[str, Any], tokens_in: int) -> tuple[int, int]:
+        """Return the tokens that the server counted, estimates where it did not."""
+        usage = answer.get("usage")
+        found = [
+            usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")
+        ]
+        given = [n if isinstance(n, int) and 0 <= n < 10**9 else None for n in found]
+        estimated = count_tokens(json.dumps(answer.get("choices"), ensure_ascii=False, default=str))
+        return tokens_in if given[0] is None else given[0], estimated if given[1] is None else given[1]
+
+    def _refuse(self, error: Any, structured: bool) -> NoReturn:
+        self._reached = True
+        status, code = error.status_code, str(getattr(error, "code", "") or "")
+        detail = self._detail(error)
+        if "quota" in code:
+            raise ServerError(
+                f"{self.place} has no quota left for this key ({status}{detail}): see to the account"
+            ) from None
+        if status in _RETRIED or status >= 500:
+            raise _Again(f"status {status}{detail}", retry_after(error.response.headers)) from None
+        name = self.model.name
+        if status in (401, 403):
+            raise InputError(
+                f"{self.place} refused the key of {name} ({status}{detail}): set {self.model.api_key_env} to one that may use it"
+            ) from None
+        if status == 404 or "model_not_found" in code:
+            raise InputError(
+                f"{self.place} has no model {name!r} or no /chat/completions ({status}{detail}): check the name, and base_url, "
+                "which mostly ends in /v1"
+            ) from None
+        if "content_filter" in code or "content_policy" in code:
+            raise Rejected(Reason.REFUSAL, f"status {status}{detail}") from None
+        if structured and self.model.structured_output == "auto":
+            raise _Unstructured from None
+        if self._works:
+            raise Rejected(Reason.REFUSAL, f"status {status}{detail}") from None
+        raise InputError(
+            f"{self.place} refused the request to {name} ({status}{detail}): check the model's settings"
+        ) from None
+
+    @property
+    def place(self) -> str:
+        """The server's address as an error may show it: no user, password or query string."""
+        parts = urlsplit(self.model.base_url)
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+
+    def _detail(self, error: Any) -> str:
+        body = error.body
+        message = (
+            body.get("message") or body.get("detail") or body.get("error") if isinstance(body, dict) else None
+        )
+        return f", {self._clean(message)}" if message else ""
+
+    def _clean(self, what: object) -> str:
+        """Return what a server said on one line, short, and without the key should it echo it."""
+        shown = what.decode(errors="replace") if isinstance(what, bytes) else str(what)
+        text = " ".join(shown.split())
+        if self._key:
+            text = text.replace(self._key, "***")
+        return text if len(text) <= 200 else text[:199] + "…"
+
+
+class _Unstructured(Exception):
+    """Say that the server may not know structured output."""
+
+
+def find_key(model: ModelConfig) -> str:
+    """Return a model's key, "" where its server needs none. Raises InputError."""
+    key = os.environ.get(model.api_key_env, "").strip()
+    own = urlsplit(model.base_url).hostname != urlsplit(PUBLIC_URL).hostname
+    if not key and not (own and model.api_key_env == "OPENAI_API_KEY" and model.api_version is None):
+        raise InputError(
+            f"no key for {urlsplit(model.base_url).hostname}: set {model.api_key_env}, or base_url to another server"
+        )
+    if not all("!" <= c <= "~" for c in key):
+        raise InputError(f"the key in {model.api_key_env} holds a character that no key has: copy it again")
+    return key
+
+
+def _open(model: ModelConfig, key: str, timeout: float) -> Any:
+    try:
+        import openai
+    except ModuleNotFoundError as e:
+        raise MissingExtraError("synthesis", "synth") from e
+    common: dict[str, Any] = {"api_key": key or "none", "timeout": timeout, "max_retries": 0}
+    if model.api_version is not None:
+        return openai.AsyncAzureOpenAI(azure_endpoint=model.base_url, api_version=model.api_version, **common)
+    return openai.AsyncOpenAI(base_url=model.base_url, **common)
