@@ -92,6 +92,12 @@ def search(
         held = f"{directories[0]} holds" if len(directories) == 1 else "these indexes hold"
         raise InputError(f"-k {k} is more than {held}: ask for {len(index)} or fewer")
     book = TaskBook(tasks_path, index.tasks)
+    wanted = how.effort.recall if how.effort is not None else None
+    if wanted is not None and index.reachable_recall < wanted < 1:
+        note(
+            f"a recall of {wanted:g} was asked for, and the index measured {index.reachable_recall:.3f} at most: --recall 1 "
+            "compares with everything"
+        )
     tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]
     if queries_path is not None:
         from embedkit_cli.batches import Asking, run_queries

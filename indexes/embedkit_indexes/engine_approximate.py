@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkit.errors import InputError
+from embedkit.errors import CorruptIndexError, InputError
 from embedkit_indexes import tuning
 from embedkit_indexes.engine_exact import ExactScan, by_row
 from embedkit_indexes.engine_file import read
@@ -48,6 +48,7 @@ class ApproximateEngine:
         self._load = load
         self._faiss = faiss = load(1)
         self._type = str(description["type"])
+        self._folder = path.parent
         self._rows = len(vectors)
         self._scan = ExactScan(faiss, vectors)
         self._target = float(description["recall"])
@@ -95,10 +96,13 @@ class ApproximateEngine:
         plan, parameters = self._prepare(k, allowed, effort)
         if plan.way == "exact" or not len(queries):
             return self._compare_all(queries, k, allowed)
-        if plan.way == "cells" and allowed is not None:
-            scores, rows = self._cells.search(queries, k, allowed, plan)
-        else:
-            scores, rows = self._probe(queries, k, parameters)
+        try:
+            if plan.way == "cells" and allowed is not None:
+                scores, rows = self._cells.search(queries, k, allowed, plan)
+            else:
+                scores, rows = self._probe(queries, k, parameters)
+        except RuntimeError as e:
+            raise self._broken(str(e).splitlines()[-1]) from e
         if (rows[0, -1] if len(rows) == 1 else rows[:, -1].min()) < 0:
             # The cells held too few: k are promised while k exist.
             short = (rows[:, -1] < 0).nonzero()[0]
@@ -127,7 +131,9 @@ class ApproximateEngine:
             self._searches += 1
             if self._searches >= _LOOKS_AFTER and not self._looked:
                 self._looked = True
-                self._trusted = self._numbers_exist()
+                if self._ivf is not None and not self._numbers_are_right():
+                    raise self._broken("its cells do not hold each row once")
+                self._trusted = self._ivf is not None
                 self._prepared = {}
         kept = self._prepared.get((k, effort)) if allowed is None else None
         if kept is not None:
@@ -176,6 +182,8 @@ class ApproximateEngine:
                 f"{given} means nothing to the engine {self._type}, which searches {kind}: "
                 f"give {'ef_search' if self._graph else 'nprobe'}"
             )
+        if effort is None and self._target >= 1:
+            return SearchPlan("exact")
         count = None if allowed is None else allowed.count
         if count is not None and self._ivf is None and not self._graph:
             # Many of FAISS's flat codes take no selector.
@@ -206,18 +214,27 @@ class ApproximateEngine:
             return faiss.SearchParametersPreTransform(index_params=parameters)
         return parameters
 
-    def _numbers_exist(self) -> bool:
-        """Return whether all row numbers in the cells are of rows that there are."""
-        if self._ivf is None:
-            return False
+    def _numbers_are_right(self) -> bool:
+        """Return whether the cells hold the number of each row once."""
+        import numpy as np
+
         lists = self._ivf.invlists
+        found = np.zeros(self._rows, dtype=np.bool_)
         for cell in range(self._limit):
             size = lists.list_size(cell)
             if size:
                 ids = self._faiss.rev_swig_ptr(lists.get_ids(cell), size)
                 if ids.min() < 0 or ids.max() >= self._rows:
                     return False
-        return True
+                found[ids] = True
+        # As many as there are rows, and all of them: none came twice.
+        return bool(found.all())
+
+    def _broken(self, problem: str) -> CorruptIndexError:
+        return CorruptIndexError(
+            f"{self._folder}: the engine {self._type} is damaged ({problem}): run `embedkit verify`, and restore the index or "
+            "build it anew with `embedkit index`"
+        )
 
     def measure(self, queries: NDArray[np.float32] | None = None) -> list[Point]:
         """Return the curve of efforts and re-ranking depths, measured on `queries`, None: on perturbed documents."""
@@ -225,8 +242,7 @@ class ApproximateEngine:
 
         self._load(tuning.QUERIES)
         sample = tuning.held_out(self._scan.vectors, queries, tuning.QUERIES)
-        _, truth = self._scan.search(sample.queries, tuning.K + 1)
-        truth = tuning.without(truth, sample.sources)
+        sample, truth = tuning.clear_cut(sample, *self._scan.search(sample.queries, tuning.K + 2))
         deepest = min(max(tuning.DEPTHS) + 1, self._rows)
 
         def search(effort: int, depth: int) -> tuple[NDArray[np.int64], float]:

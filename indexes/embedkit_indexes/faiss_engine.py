@@ -111,7 +111,8 @@ def build(
     else:
         found = _from_factory(faiss, kind, vectors, tell)
         if found is None:
-            return description
+            # `info` shows it.
+            return description | {"instead_of": kind}
         index = found
     files = [FILE]
     if kind == "ivf-pq":
@@ -158,7 +159,10 @@ def _from_factory(faiss: Any, factory: str, vectors: NDArray[np.generic], tell: 
             # What was checked before the work and fails now has too few rows to train on: a small change of a large index.
             return None
         raise InputError(_unknown(factory, dim, e)) from e
-    _fill(index, vectors, tell)
+    try:
+        _fill(index, vectors, tell)
+    except RuntimeError as e:
+        raise InputError(_unknown(factory, dim, e)) from e
     return index
 
 
@@ -207,7 +211,13 @@ def open_engine(folder: Path, vectors: NDArray[np.generic], description: Mapping
         raise CorruptIndexError(
             f"{folder} uses engine {description['type']!r}, unknown here: update embedkit"
         )
-    engine = ApproximateEngine(load, folder / FILE, vectors, description)
+    try:
+        engine = ApproximateEngine(load, folder / FILE, vectors, description)
+    except (KeyError, TypeError, ValueError) as e:
+        raise CorruptIndexError(
+            f"{folder}: the manifest's entry of the engine {description['type']} is damaged ({e!r}): restore the index "
+            "or build it anew with `embedkit index`"
+        ) from e
     engine.read_sparsely()
     return engine
 

@@ -121,9 +121,13 @@ def choose(rows: int, dim: int, config: EngineConfig, itemsize: int = 2) -> str:
 
 def _too_large(kind: str, rows: int, dim: int, needed: int, budget: int) -> str:
     return (
-        f"{rows:,} vectors of {dim} dimensions need {needed / 1e6:.1f} MB as {kind}, and the memory budget is "
-        f"{budget / 1e6:.1f} MB: raise it, truncate the vectors (--dim), or split the corpus into several indexes"
+        f"{rows:,} vectors of {dim} dimensions need {_size(needed)} as {kind}, and the memory budget is "
+        f"{_size(budget)}: raise it, truncate the vectors (--dim), or split the corpus into several indexes"
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count:,} bytes"
 
 
 def resident_bytes(kind: str, rows: int, dim: int, itemsize: int = 2) -> int | None:

@@ -224,6 +224,15 @@ class IndexReader:
             "plan": {**snapshot.plan(question), "threads": thread_count()},
         }
 
+    @property
+    def reachable_recall(self) -> float:
+        """The highest recall@10 that searches by `effort` were measured to reach, 1.0 where all is compared anyway.
+
+        A search for more than that has this; one for a recall of 1 compares all.
+        """
+        engines = (segment.record.engine for segment in self._snapshot.segments)
+        return min((max((p["recall"] for p in e.get("curve", ())), default=1.0) for e in engines), default=1.0)
+
     def document_languages(self) -> dict[str, str]:
         """Return each document's language by its id, `und` where none was told or found."""
         out: dict[str, str] = {}

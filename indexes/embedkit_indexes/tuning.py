@@ -22,6 +22,8 @@ CELL_COST = 80
 # Beyond this the curve is not followed: exact search is what is meant there.
 _ENOUGH = 0.997
 _NOISE = 0.5
+_TIE = 1e-6
+_FEWEST = 16
 # A manifest need not hold more of the curve than somebody may ask for.
 STEPS = (0.5, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.955, 0.965, 0.975, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.9965)
 
@@ -70,6 +72,25 @@ def without(rows: NDArray[np.int64], sources: NDArray[np.int64]) -> NDArray[np.i
     # Where the source was not found, the last goes.
     own[:, -1] |= ~own.any(axis=1)
     return rows[np.nonzero(~own)[0], np.nonzero(~own)[1]].reshape(len(rows), -1)
+
+
+def clear_cut(
+    sample: Sample, scores: NDArray[np.float32], rows: NDArray[np.int64]
+) -> tuple[Sample, NDArray[np.int64]]:
+    """Return the queries whose K nearest are certain, and their rows, [m, K], of what was found for K + 2.
+
+    Where the next ones have the same score, as many copies of a text have, an answer with those is as good, and would
+    count as a miss. Where that is so of nearly all queries, all stay.
+    """
+    import numpy as np
+
+    own = rows == sample.sources[:, None]
+    order = np.argsort(own, axis=1, kind="stable")[:, : K + 1]
+    scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    clear = scores[:, K - 1] - scores[:, K] > _TIE
+    if clear.sum() < _FEWEST:
+        clear[:] = True
+    return Sample(sample.queries[clear], sample.sources[clear]), rows[clear, :K]
 
 
 def recall_by_depth(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedkit.tasks import BUILT_IN_TASKS
+from embedkit_indexes import Index
 from tests.cli.conftest import SAMPLE, Invoke
 
 
@@ -90,6 +91,11 @@ def test_info_shows_what_an_engine_measured_of_itself(invoke: Invoke, words: Pat
     segments = text.splitlines().index(next(s for s in text.splitlines() if s.startswith("segments")))
     assert text.splitlines()[segments + 1].split()[:2] == ["312", "1"]
     assert "corpus.jsonl" in next(line for line in text.splitlines() if line.startswith("sources"))
+    top = max(p["recall"] for p in Index.open(tmp_path / "i").manifest.segments[0].engine["curve"])
+    said = invoke("search", tmp_path / "i", "undo a commit", "--recall", f"{top / 2:.4f}").stderr
+    assert "measured" not in said
+    said = invoke("search", tmp_path / "i", "undo a commit", "--recall", f"{(1 + top) / 2:.6f}").stderr
+    assert f"measured {top:.3f} at most" in said or top == 1
 
 
 def test_explain_shows_what_search_encodes(invoke: Invoke, sample_index: Path) -> None:

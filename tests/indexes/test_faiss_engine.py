@@ -18,7 +18,15 @@ import pytest
 from numpy.typing import NDArray
 
 from embedkit.errors import CorruptIndexError, InputError
-from embedkit_indexes import engine_cells, engine_exact, engine_lists, faiss_engine, planner, tuning
+from embedkit_indexes import (
+    engine_approximate,
+    engine_cells,
+    engine_exact,
+    engine_lists,
+    faiss_engine,
+    planner,
+    tuning,
+)
 from embedkit_indexes.faiss_engine import Engine, EngineConfig, SearchEffort
 from embedkit_indexes.rows import RowSet
 
@@ -387,6 +395,71 @@ def test_cells_of_other_sizes_are_refused(
             assert change == 64
             _, rows = engine.search(ASKED, 10, effort=SearchEffort(nprobe=10_000))
             assert (rows < ROWS).all()
+
+
+def test_a_row_that_comes_twice_is_damage_once_it_is_looked_for(
+    built: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that searches often looks at all row numbers once, and names the engine whose cells are wrong."""
+    folder, description = built["ivf-pq"]
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    whole = bytearray((folder / "faiss.cells").read_bytes())
+    one, other = ((n).to_bytes(8, "little") for n in (4321, 4322))
+    at = whole.find(one, 8 * description["cells"])
+    while whole[at : at + 8] == one and at % 8:
+        at = whole.find(one, at + 1)
+    whole[at : at + 8] = other
+    (tmp_path / "faiss.cells").write_bytes(whole)
+    monkeypatch.setattr(engine_approximate, "_LOOKS_AFTER", 3)
+    engine = faiss_engine.open_engine(tmp_path, VECTORS, description)
+    engine.search(ASKED, 10)
+    engine.search(ASKED, 10)
+    with pytest.raises(CorruptIndexError, match="each row once"):
+        engine.search(ASKED, 10)
+
+
+def test_few_rows_are_coded_without_warnings(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """FAISS would warn of each of the small k-means."""
+    faiss_engine.build(tmp_path, VECTORS[:150], EngineConfig("ivf-pq"))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["IDMap,Flat", "IVF10,Nonsense"])
+def test_an_engine_that_cannot_be_filled_is_refused(tmp_path: Path, kind: str) -> None:
+    """As one that cannot be built."""
+    with pytest.raises(InputError, match=kind):
+        faiss_engine.build(tmp_path, VECTORS, EngineConfig(kind))
+
+
+def test_an_engine_that_needs_more_rows_is_told(tmp_path: Path) -> None:
+    """A small segment of a large index is compared whole, and its description says what it stands for."""
+    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig("IVF99999,Flat"))
+    assert (description["type"], description["instead_of"]) == ("exact", "IVF99999,Flat")
+
+
+def test_a_target_of_all_compares_all(tmp_path: Path) -> None:
+    """Whatever engine was named: no curve promises a recall of one."""
+    description = faiss_engine.build(tmp_path, VECTORS, EngineConfig("ivf-pq", recall=1))
+    engine = faiss_engine.open_engine(tmp_path, VECTORS, description)
+    assert engine.plan(10)["engine"] == "exact"
+
+
+def test_copies_do_not_spoil_the_measure(tmp_path: Path) -> None:
+    """Where a third of the rows are copies of one text, recall is measured by those queries that have an answer."""
+    vectors = VECTORS.copy()
+    vectors[: ROWS // 3] = vectors[0]
+    description = faiss_engine.build(tmp_path, vectors, EngineConfig("ivf-pq"))
+    assert description["curve"][-1]["recall"] > 0.97
+
+
+@pytest.mark.parametrize("entry", [{"curve": "abc"}, {"recall": "x"}, {"curve": [{"effort": 4}]}])
+def test_a_damaged_description_is_told(
+    built: dict[str, tuple[Path, dict[str, Any]]], entry: dict[str, Any]
+) -> None:
+    """The manifest's own checksum aside."""
+    folder, description = built["ivf-pq"]
+    with pytest.raises(CorruptIndexError, match="entry of the engine"):
+        faiss_engine.open_engine(folder, VECTORS, {**description, **entry})
 
 
 def test_an_index_of_another_engine_beside_the_cells_is_refused(

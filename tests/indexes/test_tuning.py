@@ -81,3 +81,20 @@ def test_a_thinned_curve_reaches_what_the_whole_one_reaches() -> None:
     curve = [Point(i, 10, i / 100, float(i)) for i in range(1, 99)]
     thin = tuning.thinned(curve, (0.5, 0.9, 0.999))
     assert [p.effort for p in thin] == [50, 90, 98]
+
+
+def test_only_answers_without_ties_are_measured_by() -> None:
+    """A query whose tenth and eleventh score the same is left out, its own document counts for neither."""
+    scores = np.repeat(np.linspace(1, 0.4, 12, dtype=np.float32)[None], 40, axis=0)
+    rows = np.repeat(np.arange(12)[None], 40, axis=0)
+    sources = np.full(40, -1)
+    sources[:20] = 0
+    scores[1, 11] = scores[1, 10]  # of the eleven that are not its own the tenth and the last
+    scores[30, 10] = scores[30, 9]
+    sample = tuning.Sample(np.zeros((40, 4), np.float32), sources)
+    kept, truth = tuning.clear_cut(sample, scores, rows)
+    assert len(kept.queries) == len(truth) == 38
+    assert truth[0].tolist() == list(range(1, 11))
+    assert truth[-1].tolist() == list(range(10))
+    scores[:] = 1.0
+    assert len(tuning.clear_cut(sample, scores, rows)[1]) == 40
