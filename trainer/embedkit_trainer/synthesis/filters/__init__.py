@@ -1,0 +1,1 @@
+"""Filters of training rows: what each takes out, and why."""
