@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.embedder import Embedder
 from embedkit.syncing import sync_folder
+from embedkit_indexes.corpus.chunking import ChunkConfig, ChunkReport, chunk_documents
+from embedkit_indexes.corpus.records import Document
 from embedkit_indexes.durable import SHARDS
+from embedkit_indexes.reports import Counts
 from embedkit_indexes.segment import Segment
-from embedkit_indexes.segment_format import HASH_BYTES
+from embedkit_indexes.segment_format import HASH_BYTES, text_hash
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from embedkit_indexes.segment_writer import SegmentWriter
+
+    Tell = Callable[[str, int], None]
+
 _DIGEST = 32
+# Wide enough that sorting by length leaves little padding, small enough that progress moves.
+_WINDOW = 2048
 
 
 class VectorCache:
@@ -132,34 +142,72 @@ class VectorCache:
 
 
 class CachedEmbedder:
-    """Give the document vectors of texts, embedding only those that the cache lacks."""
+    """Give the document vectors of texts, embedding only those that the cache lacks; `counts` takes up how many."""
 
-    def __init__(self, embedder: Embedder, cache: VectorCache, dtype: str) -> None:
-        self._embedder = embedder
+    def __init__(self, embedder: Embedder, cache: VectorCache, dtype: str, counts: Counts) -> None:
+        self.embedder = embedder
+        self.counts = counts
         self._cache = cache
         self._dtype = dtype
-        self.embedded = 0
-        self.reused = 0
 
     def encode(self, texts: Sequence[str], hashes: Sequence[bytes]) -> NDArray[Any]:
         """Return the vectors [len(texts), dim], in the index's dtype."""
         import numpy as np
 
         keys = np.frombuffer(b"".join(hashes), np.uint8).reshape(len(texts), HASH_BYTES)
-        vectors = np.empty((len(texts), self._embedder.info.dim), dtype=self._dtype)
+        vectors = np.empty((len(texts), self.embedder.info.dim), dtype=self._dtype)
         missing = np.flatnonzero(~self._cache.look_up(keys, vectors))
-        self.reused += len(texts) - len(missing)
+        self.counts.reused += len(texts) - len(missing)
         if len(missing):
             # The same text twice in a window is embedded once.
             _, first, back = np.unique(keys[missing], axis=0, return_index=True, return_inverse=True)
             order = np.sort(first)
-            made = self._embedder.encode_document([texts[missing[i]] for i in order]).astype(self._dtype)
+            made = self.embedder.encode_document([texts[missing[i]] for i in order]).astype(self._dtype)
             place = np.searchsorted(order, first[back.reshape(-1)])
             vectors[missing] = made[place]
             self._cache.put(keys[missing[order]], made)
-            self.embedded += len(order)
-            self.reused += len(missing) - len(order)
+            self.counts.embedded += len(order)
+            self.counts.reused += len(missing) - len(order)
         return vectors
+
+
+def embed_documents(
+    documents: Iterable[tuple[Document, bytes]],
+    writer: SegmentWriter,
+    embedder: CachedEmbedder,
+    *,
+    chunking: ChunkConfig,
+    report: ChunkReport,
+    tell: Tell,
+) -> None:
+    """Cut documents, each given with its hash, into chunks and write them with their vectors, a window at a time."""
+
+    def expected() -> Iterator[Document]:
+        for document, hash in documents:
+            writer.expect(document, hash)
+            yield document
+
+    pieces = chunk_documents(expected(), embedder.embedder, chunking, report)
+    while window := list(islice(pieces, _WINDOW)):
+        hashes = [text_hash(c.text) for c in window]
+        vectors = embedder.encode([c.text for c in window], hashes)
+        embedder.counts.blank += int((~vectors.any(axis=1)).sum())
+        writer.write(window, hashes, vectors, report)
+        tell("embedding", writer.rows)
+
+
+def embed_segments(
+    segments: Sequence[Segment], writer: SegmentWriter, embedder: CachedEmbedder, tell: Tell
+) -> None:
+    """Write the chunks of segments, their text as it is stored, with the vectors of this embedder."""
+
+    def encode(texts: Sequence[str], hashes: Sequence[bytes]) -> NDArray[Any]:
+        vectors = embedder.encode(texts, hashes)
+        tell("embedding", embedder.counts.embedded + embedder.counts.reused)
+        return vectors
+
+    for segment in segments:
+        writer.copy(segment, encode, embedder.embedder)
 
 
 def _words(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -1,23 +1,28 @@
-"""Bring a new segment into its final form, and say which segments become one."""
+"""Bring a segment into its final form: less what is deleted, merged with others, with an engine that was measured."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import CorruptIndexError
+from embedkit.syncing import sync_file
 from embedkit_indexes import durable, faiss_engine
-from embedkit_indexes.manifest import FileRecord, SegmentRecord
+from embedkit_indexes.lexical import merge_lexical
+from embedkit_indexes.manifest import Deletions, FileRecord, Manifest, SegmentRecord
 from embedkit_indexes.planner import EngineConfig, SearchEffort
+from embedkit_indexes.rows import RowSet
 from embedkit_indexes.segment import Segment
 from embedkit_indexes.tuning import QUERIES
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from embedkit_indexes.segment_writer import SegmentWriter
 
 # At most QUERIES vectors of 16 bits a number: what a later merge builds is measured on them too.
 TUNING = "queries.f16"
@@ -28,8 +33,42 @@ _GROWTH = 4
 _DEAD_SHARE = 0.5
 
 
+def as_segment(writer: SegmentWriter) -> Segment:
+    """Return what a writer has finished as a segment, without an engine and checksums yet."""
+    folder = writer.folder
+    return Segment(folder.parent, SegmentRecord(folder.name, writer.document_count, writer.rows, {}, {}))
+
+
+def with_deletions(segment: Segment, dead: NDArray[np.bool_], path: Path) -> Segment:
+    """Return the segment with the documents that are deleted now, bool [documents], in a bitmap of its own at `path`.
+
+    Where no more are deleted than before it is returned as it is, and nothing is written.
+    """
+    import numpy as np
+
+    if np.array_equal(dead, ~segment.live_documents):
+        return segment
+    # Not `tofile`, which says nothing on a full disk.
+    path.write_bytes(RowSet(dead).packed.tobytes())
+    sync_file(path)
+    chunks = int(segment.documents("chunks").to_numpy()[dead].sum())
+    deletions = Deletions(path.name, FileRecord.of(path), int(dead.sum()), chunks)
+    return Segment(path.parent, replace(segment.record, deletions=deletions))
+
+
+def merge_segments(segments: Sequence[Segment], writer: SegmentWriter) -> Segment:
+    """Write what is not deleted of the segments as one, its words included."""
+    try:
+        for segment in segments:
+            writer.copy(segment)
+        writer.finish()
+    finally:
+        writer.close()
+    merge_lexical(writer.folder, [(s.lexical, s.alive) for s in segments])
+    return as_segment(writer)
+
+
 def finish_segment(
-    folder: Path,
     segment: Segment,
     config: EngineConfig,
     queries: NDArray[np.float32] | None,
@@ -41,6 +80,7 @@ def finish_segment(
 
     `queries`, float32 [n, dim], are real ones to tune on; with `keep_queries` they are stored for the changes to come.
     """
+    folder = segment.folder
     engine = faiss_engine.build(folder, segment.vectors, config, queries, tell)
     if queries is not None and keep_queries:
         _write_queries(folder, queries)
@@ -56,6 +96,13 @@ def _write_queries(folder: Path, queries: NDArray[np.float32]) -> None:
     # Those that were measured: `held_out` draws the same.
     chosen = np.random.default_rng(1).choice(len(queries), min(QUERIES, len(queries)), replace=False)
     (folder / TUNING).write_bytes(queries[np.sort(chosen)].astype(np.float16).tobytes())
+
+
+def query_holder(base: Manifest | None, fingerprint: str) -> SegmentRecord | None:
+    """Return the segment that keeps the queries it was tuned on, where they are of the embedder with this fingerprint."""
+    if base is None or base.fingerprint != fingerprint:
+        return None
+    return next((s for s in base.segments if TUNING in s.files), None)
 
 
 def read_queries(directory: Path, record: SegmentRecord, dim: int) -> NDArray[np.float32]:

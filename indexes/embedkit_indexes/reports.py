@@ -19,6 +19,20 @@ class BuildProgress:
     phase: str
 
 
+@dataclass(slots=True)
+class Counts:
+    """What a change did, in documents and chunks."""
+
+    added: int = 0
+    updated: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    kept: int = 0
+    embedded: int = 0
+    reused: int = 0
+    blank: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class BuildReport:
     """What a build or a change did, and what the index holds now.

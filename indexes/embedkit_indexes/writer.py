@@ -6,29 +6,35 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from embedkit.errors import InputError, NotAnIndexError
-from embedkit.syncing import sync_file
 from embedkit_indexes import durable, pruning
-from embedkit_indexes.corpus.chunking import ChunkReport, chunk_documents
+from embedkit_indexes.corpus.chunking import ChunkReport
 from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.language import detect_language
 from embedkit_indexes.corpus.options import ReadReport
-from embedkit_indexes.corpus.records import Chunk, Document, check_document
-from embedkit_indexes.embedding import CachedEmbedder, VectorCache
-from embedkit_indexes.finishing import TUNING, finish_segment, plan_merge, read_queries
-from embedkit_indexes.lexical import build_lexical, merge_lexical
+from embedkit_indexes.corpus.records import Document, check_document
+from embedkit_indexes.embedding import CachedEmbedder, VectorCache, embed_documents, embed_segments
+from embedkit_indexes.finishing import (
+    as_segment,
+    finish_segment,
+    merge_segments,
+    plan_merge,
+    query_holder,
+    read_queries,
+    with_deletions,
+)
+from embedkit_indexes.lexical import build_lexical
 from embedkit_indexes.lookup import DocumentLookup, Place
-from embedkit_indexes.manifest import Deletions, FileRecord, Manifest, SegmentRecord
+from embedkit_indexes.manifest import Manifest, SegmentRecord
 from embedkit_indexes.planner import EngineConfig
-from embedkit_indexes.reports import BuildProgress
-from embedkit_indexes.rows import RowSet
+from embedkit_indexes.reports import BuildProgress, Counts
 from embedkit_indexes.segment import FilterFields, Segment
-from embedkit_indexes.segment_format import document_hash, text_hash
+from embedkit_indexes.segment_format import document_hash
 from embedkit_indexes.segment_writer import SegmentWriter
 from embedkit_indexes.settings import IndexSettings
 from embedkit_indexes.statistics import make_manifest
@@ -41,22 +47,6 @@ if TYPE_CHECKING:
     from embedkit_indexes.filters import Condition
 
 Mode = Literal["add", "upsert", "sync"]
-# Wide enough that sorting by length leaves little padding, small enough that progress moves.
-_WINDOW = 2048
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a change did, in documents and chunks."""
-
-    added: int = 0
-    updated: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    kept: int = 0
-    embedded: int = 0
-    reused: int = 0
-    blank: int = 0
 
 
 class Writer:
@@ -192,8 +182,7 @@ class Writer:
         if self.base is not None and self.base.fingerprint == self.settings.fingerprint:
             self._cache.take(self._segments)
         try:
-            for segment in self._segments:
-                writer.copy(segment, self._encode, self.settings.opened)
+            embed_segments(self._segments, writer, self._embedder(), self._tell)
             writer.finish()
         finally:
             writer.close()
@@ -220,38 +209,18 @@ class Writer:
             return
         writer = self._start()
         self._cache.take(self._segments)
-        embedder = CachedEmbedder(self.settings.opened, self._cache, self.settings.dtype)
-
-        def expected() -> Iterator[Document]:
-            for document, hash in _chain(head, documents):
-                writer.expect(document, hash)
-                yield document
-
-        pieces = chunk_documents(expected(), self.settings.opened, self.settings.chunking, self._report)
         try:
-            while window := list(islice(pieces, _WINDOW)):
-                self._write(writer, window, embedder)
-                self._tell("embedding", writer.rows)
+            embed_documents(
+                chain(head, documents), writer, self._embedder(), chunking=self.settings.chunking, report=self._report,
+                tell=self._tell,
+            )  # fmt: skip
             writer.finish(self._report)
         finally:
             writer.close()
-            self.counts.embedded += embedder.embedded
-            self.counts.reused += embedder.reused
         self._tell("indexing", writer.rows)
 
-    def _write(self, writer: SegmentWriter, window: list[Chunk], embedder: CachedEmbedder) -> None:
-        hashes = [text_hash(c.text) for c in window]
-        vectors = embedder.encode([c.text for c in window], hashes)
-        self.counts.blank += int((~vectors.any(axis=1)).sum())
-        writer.write(window, hashes, vectors, self._report)
-
-    def _encode(self, texts: Sequence[str], hashes: Sequence[bytes]) -> NDArray[Any]:
-        embedder = CachedEmbedder(self.settings.opened, self._cache, self.settings.dtype)
-        vectors = embedder.encode(texts, hashes)
-        self.counts.embedded += embedder.embedded
-        self.counts.reused += embedder.reused
-        self._tell("embedding", self.counts.embedded + self.counts.reused)
-        return vectors
+    def _embedder(self) -> CachedEmbedder:
+        return CachedEmbedder(self.settings.opened, self._cache, self.settings.dtype, self.counts)
 
     def _start(self) -> SegmentWriter:
         writer = self._new_writer()
@@ -262,6 +231,11 @@ class Writer:
         folder = durable.new_folder(self.directory)
         self._folders.append(folder)
         return SegmentWriter(folder, self.settings.dim, self.settings.dtype, self._next_id)
+
+    def _new_bitmap(self) -> Path:
+        path = self.directory / f"{durable.DELETED}{secrets.token_hex(6)}.bits"
+        self._folders.append(path)
+        return path
 
     # What makes it count
 
@@ -317,33 +291,30 @@ class Writer:
         import numpy as np
 
         fresh = self._fresh_segment()
-        old: list[Segment] = []
-        for segment, dead in zip(self._segments, self._dead, strict=True):
-            if np.diff(segment.first_rows)[~dead].any():
-                old.append(self._with_deletions(segment, dead))
+        old = [
+            with_deletions(segment, dead, self._new_bitmap())
+            for segment, dead in zip(self._segments, self._dead, strict=True)
+            if np.diff(segment.first_rows)[~dead].any()
+        ]
         parts = [*old, *([fresh] if fresh else [])]
         other = self.base is not None and EngineConfig(**self.base.engine) != self.settings.engine
         merged, rest = plan_merge(parts, bool(fresh), compact, other_engine=other)
         records = [s.record for s in rest]
         if not merged:
             return records
-        holder = self._holder if queries is None else None
+        own = queries is not None or self._anew
+        holder = None if own else query_holder(self.base, self.settings.fingerprint)
         if holder is not None:
             queries = read_queries(self.directory, holder, self.settings.dim)
         keep = holder is None or all(r.name != holder.name for r in records)
-        if merged == [fresh] and fresh is not None:
-            new = fresh.folder, fresh.record
-        else:
-            new = self._merge(merged)
-        return [*records, self._finished(*new, queries, keep)]
+        new = fresh if merged == [fresh] and fresh is not None else self._merged(merged)
+        tell = lambda what: self._tell(what, new.record.chunks)  # noqa: E731
+        return [*records, finish_segment(new, self.settings.engine, queries, tell, keep_queries=keep)]
 
-    @property
-    def _holder(self) -> SegmentRecord | None:
-        """The segment of the base that keeps the queries it was tuned on, where they are of the same embedder."""
-        base = self.base
-        if self._anew or base is None or base.fingerprint != self.settings.fingerprint:
-            return None
-        return next((s for s in base.segments if TUNING in s.files), None)
+    def _merged(self, segments: Sequence[Segment]) -> Segment:
+        writer = self._new_writer()
+        self._tell("merging", sum(s.record.live for s in segments))
+        return merge_segments(segments, writer)
 
     def _fresh_segment(self) -> Segment | None:
         writer = self._fresh
@@ -351,43 +322,7 @@ class Writer:
             return None
         build_lexical(writer.folder, writer.texts())
         self._next_id = writer.next_id
-        return Segment(
-            self.directory, SegmentRecord(writer.folder.name, writer.document_count, writer.rows, {}, {})
-        )
-
-    def _with_deletions(self, segment: Segment, dead: NDArray[np.bool_]) -> Segment:
-        """Return the segment with the documents that are deleted now, in a bitmap of its own."""
-        import numpy as np
-
-        if np.array_equal(dead, ~segment.live_documents):
-            return segment
-        path = self.directory / f"{durable.DELETED}{secrets.token_hex(6)}.bits"
-        self._folders.append(path)
-        # Not `tofile`, which says nothing on a full disk.
-        path.write_bytes(RowSet(dead).packed.tobytes())
-        sync_file(path)
-        chunks = int(segment.documents("chunks").to_numpy()[dead].sum())
-        deletions = Deletions(path.name, FileRecord.of(path), int(dead.sum()), chunks)
-        return Segment(self.directory, replace(segment.record, deletions=deletions))
-
-    def _merge(self, segments: Sequence[Segment]) -> tuple[Path, SegmentRecord]:
-        writer = self._new_writer()
-        self._tell("merging", sum(s.record.live for s in segments))
-        try:
-            for segment in segments:
-                writer.copy(segment)
-            writer.finish()
-        finally:
-            writer.close()
-        merge_lexical(writer.folder, [(s.lexical, s.alive) for s in segments])
-        return writer.folder, SegmentRecord(writer.folder.name, writer.document_count, writer.rows, {}, {})
-
-    def _finished(
-        self, folder: Path, record: SegmentRecord, queries: NDArray[np.float32] | None, keep: bool
-    ) -> SegmentRecord:
-        tell = lambda what: self._tell(what, record.chunks)  # noqa: E731
-        segment = Segment(self.directory, record)
-        return finish_segment(folder, segment, self.settings.engine, queries, tell, keep_queries=keep)
+        return as_segment(writer)
 
     def roll_back(self) -> None:
         """Remove what was written for a change that is not to be; what is embedded stays for the next try."""
@@ -408,10 +343,3 @@ class Writer:
             self._progress(
                 BuildProgress(c.added + c.updated + c.unchanged, chunks, self._report.tokens, phase)
             )
-
-
-def _chain(
-    head: list[tuple[Document, bytes]], rest: Iterator[tuple[Document, bytes]]
-) -> Iterator[tuple[Document, bytes]]:
-    yield from head
-    yield from rest

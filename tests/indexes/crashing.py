@@ -229,9 +229,9 @@ def _die_embedding(texts: int) -> None:
 
 
 def _victim(request: dict[str, Any], tell: int) -> None:
-    from embedkit_indexes import writer
+    from embedkit_indexes import embedding
 
-    writer._WINDOW = request["window"]
+    embedding._WINDOW = request["window"]
     # What is forced to a disk takes its time, and decides nothing but after a power cut, which is made up.
     watch = _Watch(request["place"], request["die_at"], tell, sync=request["kill_after"] is not None)
     if request["texts"] is not None:

@@ -80,7 +80,7 @@ def test_an_engine_that_cannot_be_leaves_the_index(
 ) -> None:
     """What does not fit, or is unknown to FAISS, is refused before anything is copied; not a byte changes."""
     before = _files(index)
-    monkeypatch.setattr("embedkit_indexes.writer.Writer._merge", lambda *_: pytest.fail("it was copied"))
+    monkeypatch.setattr("embedkit_indexes.writer.merge_segments", lambda *_: pytest.fail("it was copied"))
     with pytest.raises(InputError, match=message):
         index.compact(engine=engine)
     assert _files(index) == before

@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_the_previous_index_and_what_was_embedded(
 ) -> None:
     """SIGINT in the middle of a rebuild removes its segment; the vectors stay for the next try."""
     before, held = _files(base), state(base)
-    monkeypatch.setattr("embedkit_indexes.writer._WINDOW", 12)
+    monkeypatch.setattr("embedkit_indexes.embedding._WINDOW", 12)
     old = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
