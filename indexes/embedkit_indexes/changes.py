@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from embedkit.errors import CorruptIndexError, InputError, NotAnIndexError, StoreError
 from embedkit_indexes import durable, faiss_engine
@@ -20,7 +20,7 @@ from embedkit_indexes.planner import choose
 from embedkit_indexes.pruning import nothing_to_index
 from embedkit_indexes.reports import BuildProgress, BuildReport
 from embedkit_indexes.settings import IndexSettings
-from embedkit_indexes.writer import Writer
+from embedkit_indexes.writer import Mode, Writer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ def ingest(
     directory: Path,
     settings: Callable[[Manifest], IndexSettings],
     documents: Iterable[Document],
-    mode: Literal["add", "upsert", "sync"],
+    mode: Mode,
     *,
     progress: Progress | None = None,
     read_report: ReadReport | None = None,

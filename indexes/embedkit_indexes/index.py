@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from embedkit.embedder import Embedder
 from embedkit.errors import InputError
-from embedkit.registry import full_name, get_embedder
 from embedkit.tasks import Task
-from embedkit_indexes.arguments import as_path, checked_ids
+from embedkit_indexes.arguments import as_path, checked_condition, checked_ids, opened_embedder
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.planner import EngineConfig
 from embedkit_indexes.reader import IndexReader
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from embedkit_indexes.filters import Condition
     from embedkit_indexes.reports import BuildProgress, BuildReport
     from embedkit_indexes.settings import IndexSettings
+    from embedkit_indexes.writer import Mode
 
 
 class Told(TypedDict, total=False):
@@ -82,9 +82,7 @@ class Index(IndexReader):
 
         path = as_path(directory)
         options = dict(embedder_options or {})
-        if isinstance(embedder, str):
-            embedder_spec = full_name(embedder_spec or embedder)
-            embedder = get_embedder(embedder, **options)
+        embedder, embedder_spec = opened_embedder(embedder, embedder_spec, options)
         settings = IndexSettings(
             "", {}, 0, chunking=chunking or ChunkConfig(), tasks=tasks or {}, engine=engine or EngineConfig(),
             dtype=dtype, sources=tuple(sources),
@@ -159,7 +157,7 @@ class Index(IndexReader):
     def _ingest(
         self,
         documents: Iterable[Document],
-        mode: Literal["add", "upsert", "sync"],
+        mode: Mode,
         *,
         progress: Callable[[BuildProgress], None] | None = None,
         read_report: ReadReport | None = None,
@@ -196,21 +194,8 @@ class Index(IndexReader):
         what would be. Raises InputError where nothing is asked for.
         """
         from embedkit_indexes.changes import delete
-        from embedkit_indexes.filters import Condition, F
-        from embedkit_indexes.where import parse_where
 
-        wanted = checked_ids(ids)
-        if where is not None and not isinstance(where, str | Condition):
-            raise InputError(
-                f"where is {where!r:.60}, {type(where).__name__}: give a filter, as in 'year > 2020' or F(\"year\") > 2020"
-            )
-        if not isinstance(source, str | None):
-            raise InputError(
-                f"source is {source!r:.60}, {type(source).__name__}: give a string, as hits have it"
-            )
-        condition = parse_where(where) if isinstance(where, str) else where
-        if source is not None:
-            condition = F("source") == source if condition is None else (F("source") == source) & condition
+        wanted, condition = checked_ids(ids), checked_condition(source, where)
         if not wanted and condition is None:
             raise InputError("nothing was named to delete: give ids, a source or a filter")
         report = delete(self.directory, self._stored, wanted, condition, dry_run=dry_run)
@@ -260,10 +245,7 @@ class Index(IndexReader):
         from embedkit_indexes.settings import IndexSettings
 
         options = dict(embedder_options or {})
-        if isinstance(embedder, str):
-            embedder_spec = full_name(embedder_spec or embedder)
-            embedder = get_embedder(embedder, **options)
-        new = embedder
+        new, embedder_spec = opened_embedder(embedder, embedder_spec, options)
 
         def settings(manifest: Manifest) -> IndexSettings:
             stored = IndexSettings.of(manifest).using(new, embedder_spec, options)
