@@ -98,8 +98,8 @@ def _batches(segment: Segment, schema: pa.Schema, vector: pa.DataType) -> Iterat
     import pyarrow as pa
 
     at = 0
-    documents = pa.Table.from_batches(segment.document_batches())
-    for batch in segment.batches():
+    documents = pa.Table.from_batches(segment.document_batches)
+    for batch in segment.batches:
         for start in range(0, batch.num_rows, _ROWS):
             part = batch.slice(start, _ROWS)
             rows = np.arange(at + start, at + start + part.num_rows)

@@ -30,22 +30,20 @@ def search_snapshot(
 
     `vectors` are those of the queries, float32 [queries, dim]; None with mode "lexical".
     """
+    if vectors is None and question.mode != "lexical":
+        raise ValueError(f"a {question.mode} search needs vectors")
     k = min(question.k, len(snapshot))
     if not k:
         return [(Ranking([], []), {}, {}) for _ in queries]
-    dense, lexical = [], []
-    if vectors is not None:
-        depth = k if question.mode == "dense" else max(k, _FUSED_DEPTH)
-        scores, numbers = snapshot.nearest(vectors, depth, allowed, question.effort)
-        dense = [_ranking(s, n) for s, n in zip(scores, numbers, strict=True)]
+    if vectors is None or question.mode == "lexical":
+        found = (snapshot.lexical(q, k, allowed) for q in queries)
+        return [(r, {}, _by_number(r)) for r in found]
+    depth = k if question.mode == "dense" else max(k, _FUSED_DEPTH)
+    scores, numbers = snapshot.nearest(vectors, depth, allowed, question.effort)
+    dense = [_ranking(s, n) for s, n in zip(scores, numbers, strict=True)]
     if question.mode == "dense":
         return [(r, {}, {}) for r in dense]
-    depth = k if question.mode == "lexical" else max(k, _FUSED_DEPTH)
     lexical = [snapshot.lexical(q, depth, allowed) for q in queries]
-    if question.mode == "lexical":
-        return [(r, {}, _by_number(r)) for r in lexical]
-    if vectors is None:
-        raise ValueError("a hybrid search needs vectors")
     return [
         _fused(snapshot, vector, d, w, question) for vector, d, w in zip(vectors, dense, lexical, strict=True)
     ]

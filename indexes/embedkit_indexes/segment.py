@@ -136,10 +136,11 @@ class Segment:
     @cached_property
     def cells(self) -> Cells:
         """The cells of the chunks, which can be read longer than the segment lives."""
-        return Cells(self.folder / CHUNKS, self.batches())
+        return Cells(self.folder / CHUNKS, self.batches)
 
     @cached_property
-    def _batches(self) -> list[pa.RecordBatch]:
+    def batches(self) -> list[pa.RecordBatch]:
+        """The chunks, a batch at a time, mapped."""
         batches = self._open(CHUNKS)
         if (found := sum(b.num_rows for b in batches)) != len(self):
             raise CorruptIndexError(f"{self.folder / CHUNKS} holds {found} chunks, not {len(self)}")
@@ -160,17 +161,13 @@ class Segment:
                 raise ValueError("it holds no batch")
             return batches
 
-    def batches(self) -> list[pa.RecordBatch]:
-        """Return the chunks, a batch at a time, mapped."""
-        return self._batches
-
     def column(self, name: str) -> pa.ChunkedArray:
         """Return one whole column of the chunks, its offsets checked."""
-        return self._column(CHUNKS, self._batches, name)
+        return self._column(CHUNKS, self.batches, name)
 
     def documents(self, name: str) -> pa.ChunkedArray:
         """Return one whole column of the documents, its offsets checked."""
-        return self._column(DOCUMENTS, self._document_batches, name)
+        return self._column(DOCUMENTS, self.document_batches, name)
 
     def strings(self, name: str) -> list[str]:
         """Return one whole column of the documents that holds strings."""
@@ -197,17 +194,14 @@ class Segment:
             return pa.chunked_array(arrays)
 
     @cached_property
-    def _document_batches(self) -> list[Any]:
+    def document_batches(self) -> list[pa.RecordBatch]:
+        """The documents, a batch at a time, mapped."""
         batches = self._open(DOCUMENTS)
         if (found := sum(b.num_rows for b in batches)) != self.record.documents:
             raise CorruptIndexError(
                 f"{self.folder / DOCUMENTS} holds {found} documents, not {self.record.documents}"
             )
         return batches
-
-    def document_batches(self) -> list[pa.RecordBatch]:
-        """Return the documents, a batch at a time, mapped."""
-        return self._document_batches
 
     @cached_property
     def first_rows(self) -> NDArray[np.int64]:

@@ -145,7 +145,7 @@ class SegmentWriter:
         segment.record.verify(segment.folder.parent)
         alive, at = segment.alive, 0
         tokens: list[int] = []
-        for batch in segment.batches():
+        for batch in segment.batches:
             end = at + batch.num_rows
             mask = None if alive is None else alive.mask[at:end]
             kept = batch if mask is None else batch.filter(pa.array(mask))
@@ -162,7 +162,7 @@ class SegmentWriter:
             at = end
         at = 0
         counts = iter(tokens)
-        for batch in segment.document_batches():
+        for batch in segment.document_batches:
             live = segment.live_documents[at : at + batch.num_rows]
             kept = batch if live.all() else batch.filter(pa.array(live))
             if kept.num_rows:

@@ -161,8 +161,6 @@ class Snapshot:
     def place(self, number: int) -> tuple[int, int]:
         """Return the segment and the row in it that a number stands for."""
         segment = bisect_right(self.offsets, number) - 1
-        while not len(self.segments[segment]):
-            segment += 1
         return segment, number - self.offsets[segment]
 
     def plan(self, question: Question) -> dict[str, Any]:
