@@ -10,6 +10,7 @@ import click
 
 from embedkit_cli.options import common, group
 from embedkit_cli.output import counted, note, print_json, printable
+from embedkit_cli.synth_rows import filter_, stats
 
 if TYPE_CHECKING:
     from embedkit_cli.progress import Meter
@@ -53,6 +54,8 @@ def synth() -> None:
     embedkit synth plan synthesis.toml
     embedkit synth brainstorm synthesis.toml
     embedkit synth generate synthesis.toml --set examples=1000
+    embedkit synth filter synthesis/rows -o synthesis/filtered
+    embedkit synth stats synthesis/filtered --html report.html
     """  # fmt: skip
 
 
@@ -262,3 +265,7 @@ def _forecast_text(found: Forecast) -> str:
 
 def _money(cost: float) -> str:
     return f"{cost:,.2f}" if cost >= 10 or not cost else f"{cost:,.4f}"
+
+
+for _command in (filter_, stats):
+    synth.add_command(_command)

@@ -52,6 +52,7 @@ _NEEDS = {
     "From Python": "accelerate",
     "Write a training set": "datasketch",
     "Templates and types of your own": "openai",
+    "Filter and count": "matplotlib",
 }
 _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _TEXTS = {
