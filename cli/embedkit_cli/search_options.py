@@ -12,7 +12,7 @@ from embedkit_cli.options import group
 
 if TYPE_CHECKING:
     from embedkit_indexes import SearchEffort
-    from embedkit_indexes.question import Mode
+    from embedkit_indexes.request import Mode
 
 where_option = click.option(
     "--where", metavar="FILTER", help="""Chunks that satisfy it alone: 'year >= 2020 and source = "wiki"'."""

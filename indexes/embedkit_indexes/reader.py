@@ -16,7 +16,7 @@ from embedkit.threads import thread_count
 from embedkit_indexes.embedder_checks import check_fingerprint, check_probes
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.planner import SearchEffort
-from embedkit_indexes.question import EVEN, Mode, Question, checked_queries, make_question
+from embedkit_indexes.request import EVEN, Mode, SearchRequest, checked_queries, make_request
 from embedkit_indexes.results import RankedChunk, SearchResult, late_hits, late_result, truncated_tokens
 from embedkit_indexes.searching import search_snapshot
 from embedkit_indexes.snapshot import Ranking, Snapshot
@@ -122,14 +122,14 @@ class IndexReader:
         weights: Sequence[float] = EVEN,
     ) -> list[SearchResult]:
         """Search for several queries at once, which is faster than one by one; see `search`."""
-        question = make_question(
+        request = make_request(
             task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
         )
         queries = checked_queries(queries)
-        snapshot, embedder = self._opened(question)
+        snapshot, embedder = self._opened(request)
         return [
             _result(snapshot, embedder, found)
-            for found in self._find(snapshot, embedder, queries, question, lang)
+            for found in self._find(snapshot, embedder, queries, request, lang)
         ]
 
     def rank(
@@ -146,15 +146,15 @@ class IndexReader:
         weights: Sequence[float] = EVEN,
     ) -> list[list[RankedChunk]]:
         """Search as `search_many` does, but return document ids and scores alone: for evaluation at depth."""
-        question = make_question(
+        request = make_request(
             task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
         )
         queries = checked_queries(queries)
-        snapshot, embedder = self._opened(question)
+        snapshot, embedder = self._opened(request)
         ids = snapshot.document_ids
         return [
             [RankedChunk(ids[n], s) for s, n in zip(*found.ranking, strict=True)]
-            for found in self._find(snapshot, embedder, queries, question, lang)
+            for found in self._find(snapshot, embedder, queries, request, lang)
         ]
 
     def _find(
@@ -162,29 +162,29 @@ class IndexReader:
         snapshot: Snapshot,
         embedder: Embedder | None,
         queries: Sequence[str],
-        question: Question,
+        request: SearchRequest,
         lang: str | None,
     ) -> list[Found]:
         if lang is not None and lang not in snapshot.languages:
             raise UnknownNameError("language", lang, snapshot.languages, "`embedkit info` counts them.")
-        chosen = get_task(question.task, snapshot.tasks) if isinstance(question.task, str) else question.task
-        allowed = snapshot.allowed(question.condition)
+        chosen = get_task(request.task, snapshot.tasks) if isinstance(request.task, str) else request.task
+        allowed = snapshot.allowed(request.condition)
         if embedder is None:
             # Words need no embedder: neither its weights nor its program.
-            rankings = search_snapshot(snapshot, queries, None, allowed, question)
+            rankings = search_snapshot(snapshot, queries, None, allowed, request)
             return [Found(q, None, None, q, True, *r) for q, r in zip(queries, rankings, strict=True)]
         info = embedder.info
-        sentence = embedder.instruction_for(chosen, question.instruction)
+        sentence = embedder.instruction_for(chosen, request.instruction)
         name = chosen.name if chosen is not None else info.default_task
-        if chosen is None and question.instruction is not None:
+        if chosen is None and request.instruction is not None:
             name = None
         obeys = sentence is None or info.instruction_trained
         out: list[Found] = []
         for start in range(0, len(queries), _BATCH):
             part = queries[start : start + _BATCH]
             encoded = [info.template.render_query(q, sentence) for q in part]
-            vectors = embedder.encode_query(part, chosen, question.instruction)
-            rankings = search_snapshot(snapshot, part, vectors, allowed, question)
+            vectors = embedder.encode_query(part, chosen, request.instruction)
+            rankings = search_snapshot(snapshot, part, vectors, allowed, request)
             out += [
                 Found(query, name, sentence, text, obeys, *ranking)
                 for query, text, ranking in zip(part, encoded, rankings, strict=True)
@@ -204,12 +204,12 @@ class IndexReader:
     ) -> dict[str, Any]:
         """Say in plain values what is encoded for a query (string, tokens) and how it is searched."""
         # Searched for real: what is told is what a search does, and what cannot be asked cannot be explained.
-        question = make_question(
+        request = make_request(
             task, instruction, k, lang=None, where=where, effort=effort, mode=mode, weights=EVEN
         )
         checked_queries([query])
-        snapshot, embedder = self._opened(question)
-        (found,) = self._find(snapshot, embedder, [query], question, None)
+        snapshot, embedder = self._opened(request)
+        (found,) = self._find(snapshot, embedder, [query], request, None)
         tokenizer = embedder.tokenizer if embedder is not None else None
         return {
             "query": query,
@@ -221,7 +221,7 @@ class IndexReader:
             "token_count": embedder.count_tokens([found.encoded])[0] if embedder is not None else None,
             "truncated": truncated_tokens(embedder, found.encoded) if embedder is not None else 0,
             "embedder": {**snapshot.manifest.embedder, "fingerprint": snapshot.manifest.fingerprint},
-            "plan": {**snapshot.plan(question), "threads": thread_count()},
+            "plan": {**snapshot.plan(request), "threads": thread_count()},
         }
 
     @property
@@ -231,7 +231,9 @@ class IndexReader:
         A search for more than that has this; one for a recall of 1 compares all.
         """
         engines = (segment.record.engine for segment in self._snapshot.segments)
-        return min((max((p["recall"] for p in e.get("curve", ())), default=1.0) for e in engines), default=1.0)
+        return min(
+            (max((p["recall"] for p in e.get("curve", ())), default=1.0) for e in engines), default=1.0
+        )
 
     def document_languages(self) -> dict[str, str]:
         """Return each document's language by its id, `und` where none was told or found."""
@@ -242,9 +244,9 @@ class IndexReader:
             out.update((id, lang) for id, lang, alive in zip(*columns, live, strict=True) if alive)
         return out
 
-    def _opened(self, question: Question) -> tuple[Snapshot, Embedder | None]:
+    def _opened(self, request: SearchRequest) -> tuple[Snapshot, Embedder | None]:
         """Return a version and the embedder of its vectors, None where words alone are searched."""
-        if question.mode == "lexical":
+        if request.mode == "lexical":
             return self._snapshot, None
         self._load()
         with self._loading:
@@ -281,7 +283,7 @@ class IndexReader:
 
 def _result(snapshot: Snapshot, embedder: Embedder | None, found: Found) -> SearchResult:
     query, task, instruction, encoded, obeys, ranking, cosines, bm25 = found
-    hits = late_hits(ranking, snapshot.places(ranking.numbers), cosines, bm25)
+    hits = late_hits(ranking, snapshot.places(ranking.rows), cosines, bm25)
     if embedder is None:
         return SearchResult(query, task, instruction, encoded, obeys, 0, hits)
     return late_result(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from embedkit_indexes.question import Question
+from embedkit_indexes.request import SearchRequest
 from embedkit_indexes.rows import RowSet
 from embedkit_indexes.snapshot import Ranking, Snapshot
 
@@ -24,28 +24,28 @@ def search_snapshot(
     queries: Sequence[str],
     vectors: NDArray[np.float32] | None,
     allowed: Sequence[RowSet | None],
-    question: Question,
+    request: SearchRequest,
 ) -> Rankings:
     """Return for each query its ranking, and the cosine and the BM25 score of each row where they are known.
 
     `vectors` are those of the queries, float32 [queries, dim]; None with mode "lexical".
     """
-    if vectors is None and question.mode != "lexical":
-        raise ValueError(f"a {question.mode} search needs vectors")
-    k = min(question.k, len(snapshot))
+    if vectors is None and request.mode != "lexical":
+        raise ValueError(f"a {request.mode} search needs vectors")
+    k = min(request.k, len(snapshot))
     if not k:
         return [(Ranking([], []), {}, {}) for _ in queries]
-    if vectors is None or question.mode == "lexical":
+    if vectors is None or request.mode == "lexical":
         found = (snapshot.lexical(q, k, allowed) for q in queries)
-        return [(r, {}, _by_number(r)) for r in found]
-    depth = k if question.mode == "dense" else max(k, _FUSED_DEPTH)
-    scores, numbers = snapshot.nearest(vectors, depth, allowed, question.effort)
-    dense = [_ranking(s, n) for s, n in zip(scores, numbers, strict=True)]
-    if question.mode == "dense":
+        return [(r, {}, _by_row(r)) for r in found]
+    depth = k if request.mode == "dense" else max(k, _FUSED_DEPTH)
+    scores, rows = snapshot.nearest(vectors, depth, allowed, request.effort)
+    dense = [_ranking(s, r) for s, r in zip(scores, rows, strict=True)]
+    if request.mode == "dense":
         return [(r, {}, {}) for r in dense]
     lexical = [snapshot.lexical(q, depth, allowed) for q in queries]
     return [
-        _fused(snapshot, vector, d, w, question) for vector, d, w in zip(vectors, dense, lexical, strict=True)
+        _fused(snapshot, vector, d, w, request) for vector, d, w in zip(vectors, dense, lexical, strict=True)
     ]
 
 
@@ -54,26 +54,26 @@ def _fused(
     vector: NDArray[np.float32],
     dense: Ranking,
     words: Ranking,
-    question: Question,
+    request: SearchRequest,
 ) -> tuple[Ranking, dict[int, float], dict[int, float]]:
     from embedkit_indexes.fusion import reciprocal_rank_fusion
 
-    best = reciprocal_rank_fusion([dense.numbers, words.numbers], question.weights, k=question.k)
-    numbers = [number for number, _ in best]
-    cosines = _by_number(dense)
-    missing = [n for n in numbers if n not in cosines]
+    best = reciprocal_rank_fusion([dense.rows, words.rows], request.weights, k=request.k)
+    rows = [row for row, _ in best]
+    cosines = _by_row(dense)
+    missing = [r for r in rows if r not in cosines]
     cosines.update(zip(missing, snapshot.cosine(vector, missing), strict=True))
-    return Ranking([score for _, score in best], numbers), cosines, _by_number(words)
+    return Ranking([score for _, score in best], rows), cosines, _by_row(words)
 
 
-def _ranking(scores: NDArray[np.float32], numbers: NDArray[np.int64]) -> Ranking:
+def _ranking(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Ranking:
     """Return what was found for one query, without the -1 that stand where there was less than was asked for."""
-    listed: list[int] = numbers.tolist()
+    listed: list[int] = rows.tolist()
     if -1 in listed:
-        found = numbers >= 0
-        return Ranking(scores[found].tolist(), numbers[found].tolist())
+        found = rows >= 0
+        return Ranking(scores[found].tolist(), rows[found].tolist())
     return Ranking(scores.tolist(), listed)
 
 
-def _by_number(ranking: Ranking) -> dict[int, float]:
-    return dict(zip(ranking.numbers, ranking.scores, strict=True))
+def _by_row(ranking: Ranking) -> dict[int, float]:
+    return dict(zip(ranking.rows, ranking.scores, strict=True))

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from embedkit_indexes.cells import Cells
     from embedkit_indexes.filters import Condition
-    from embedkit_indexes.question import Question
+    from embedkit_indexes.request import SearchRequest
 
 # Bitmaps of the last filters: 1 to 9 MB each for a million chunks, by what was asked of them.
 _FILTERS_KEPT = 8
 
 
 class Ranking(NamedTuple):
-    """What one query found: scores and row numbers, best first. `numbers` run over all segments."""
+    """What one query found: scores and row numbers, best first. `rows` run over all segments."""
 
     scores: list[float]
-    numbers: list[int]
+    rows: list[int]
 
 
 class Snapshot:
@@ -163,15 +163,15 @@ class Snapshot:
         segment = bisect_right(self.offsets, number) - 1
         return segment, number - self.offsets[segment]
 
-    def plan(self, question: Question) -> dict[str, Any]:
+    def plan(self, request: SearchRequest) -> dict[str, Any]:
         """Say in plain values how a search goes: of the largest segment, and how many there are."""
-        allowed = self.allowed(question.condition)
-        out: dict[str, Any] = {"mode": question.mode, "k": question.k}
-        if self.segments and question.mode != "lexical":
+        allowed = self.allowed(request.condition)
+        out: dict[str, Any] = {"mode": request.mode, "k": request.k}
+        if self.segments and request.mode != "lexical":
             at = max(range(len(self.segments)), key=lambda i: len(self.segments[i]))
-            out |= self.segments[at].engine.plan(question.k, allowed[at], question.effort)
-        if question.condition is not None:
-            out["filter"] = str(question.condition)
+            out |= self.segments[at].engine.plan(request.k, allowed[at], request.effort)
+        if request.condition is not None:
+            out["filter"] = str(request.condition)
             out["matches"] = sum(
                 r.count if r is not None else len(s) for r, s in zip(allowed, self.segments, strict=True)
             )

@@ -22,7 +22,7 @@ EVEN = (1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SearchRequest:
     """Say how to search: see `Index.search`."""
 
     task: str | Task | None = None
@@ -34,7 +34,7 @@ class Question:
     weights: tuple[float, float] = EVEN
 
 
-def make_question(
+def make_request(
     task: str | Task | None,
     instruction: str | None,
     k: int,
@@ -44,7 +44,7 @@ def make_question(
     effort: SearchEffort | float | None,
     mode: Mode,
     weights: Sequence[float],
-) -> Question:
+) -> SearchRequest:
     """Check what the caller gave. Raises InputError, UnknownNameError."""
     try:
         k = int(operator.index(k))
@@ -61,7 +61,7 @@ def make_question(
     if isinstance(effort, float | int):
         effort = SearchEffort(recall=float(effort))
     both = EVEN if weights is EVEN else _checked_weights(weights)
-    return Question(task, instruction, k, _condition(lang, where), effort, mode, both)
+    return SearchRequest(task, instruction, k, _condition(lang, where), effort, mode, both)
 
 
 def _checked_weights(given: Sequence[float]) -> tuple[float, float]:
