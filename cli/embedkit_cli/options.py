@@ -91,7 +91,7 @@ class Size(click.ParamType[int]):
 
 
 engine_options = group(
-    click.option("--engine", metavar="NAME", help="auto, exact, ivf-pq, ivf-rabitq, ivf-sq8, hnsw, or a FAISS factory string; else auto, by size."),
+    click.option("--engine", metavar="NAME", help="auto, exact, ivf-pq, ivf-rabitq, ivf-sq8, hnsw, cagra (on a GPU), or a FAISS factory string; else auto, by size."),
     click.option("--recall", type=float, metavar="R", help="Recall@10 that searches shall reach; else 0.95."),
     click.option("--memory-budget", type=Size(), metavar="SIZE", help="Memory that the searched structure may take, such as 2GB."),
 )  # fmt: skip

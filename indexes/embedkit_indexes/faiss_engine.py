@@ -191,7 +191,7 @@ def _unknown(factory: str, dim: int, error: RuntimeError) -> str:
     reason = str(error).splitlines()[-1].split("failed: ")[-1]
     return (
         f"FAISS cannot build the engine {factory!r} for vectors of {dim} dimensions ({reason}): take auto, exact, "
-        "ivf-pq, ivf-rabitq, ivf-sq8, hnsw or another factory string"
+        "ivf-pq, ivf-rabitq, ivf-sq8, hnsw, cagra (on a GPU) or another factory string"
     )
 
 
