@@ -211,7 +211,9 @@ def read_failures(folder: Path) -> Iterable[Mapping[str, Any]]:
 
     stores = sorted(plan.parent for plan in (*folder.glob("plan.json"), *folder.glob("*/plan.json")))
     if not stores:
-        raise InputError(f"{folder} is no output of a run: give the folder that `embedkit synth generate` wrote")
+        raise InputError(
+            f"{folder} is no output of a run: give the folder that `embedkit synth generate` wrote"
+        )
     return chain.from_iterable(read_records(store, FAILURES) for store in stores)
 
 

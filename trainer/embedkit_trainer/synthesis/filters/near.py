@@ -38,7 +38,7 @@ class NearIndex:
         except ImportError as e:
             raise MissingExtraError("the search for near-duplicates", "synth") from e
         self._threshold = threshold
-        self._empty = MinHash(num_perm=_VALUES, seed=_SEED, hashfunc=zlib.crc32)
+        self._half = MinHash(num_perm=_VALUES, seed=_SEED, hashfunc=zlib.crc32)
         self._whole = MinHash(num_perm=2 * _VALUES, seed=_SEED, hashfunc=zlib.crc32)
         self._tables = MinHashLSH(num_perm=2 * _VALUES, params=(_BANDS, 2 * _HALF))
         self._signatures = np.empty((0, 2 * _VALUES), np.uint32)
@@ -73,9 +73,9 @@ class NearIndex:
         return np.concatenate(parts, axis=1).reshape(-1)
 
     def _values(self, text: str) -> Any:
-        signature = self._empty.copy()
-        signature.update_batch(shingles(text))
-        return signature.hashvalues
+        self._half.clear()
+        self._half.update_batch(shingles(text))
+        return self._half.hashvalues
 
 
 def shingles(text: str) -> set[bytes]:
