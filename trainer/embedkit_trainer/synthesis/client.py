@@ -20,6 +20,7 @@ from embedkit_trainer.synthesis.settings import PUBLIC_URL, ModelConfig, Synthes
 _RETRIED = (408, 409, 425, 429)
 #: No answer of a model is larger; the rest of it is not read.
 _LARGEST_BODY = 1 << 20
+_LANE = 8
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0
 #: What openai sends with, by version; errors while a body is read come from there as they are.
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2")
@@ -62,11 +63,16 @@ class Client:
         self._structured = model.structured_output != "off"
         self._reached = self._works = False
         self._key = find_key(model)
-        self._client = _open(model, self._key, config.timeout)
+        # A pool of connections looks at each of them for each request: several small ones look at fewer.
+        first = _open(model, self._key, config.timeout)
+        lanes = -(-config.concurrency // _LANE)
+        self._clients = [first, *(_copy(first) for _ in range(1, lanes))]
+        self._free = [client for client in self._clients for _ in range(_LANE)]
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        for client in self._clients:
+            await client.close()
 
     async def complete(self, messages: Messages, schema: Mapping[str, Any], usage: Usage) -> Completion:
         """Return the answer, retrying what may pass; `usage` is added to.
@@ -132,8 +138,9 @@ class Client:
 
         model = self.model
         body: dict[str, Any] = {
-            "model": model.name,
-            "messages": list(messages),
+            "messages": list(
+                messages
+            ),  # not as an argument: what was checked here needs no look at each part
             "temperature": model.temperature,
             "top_p": model.top_p,
             "max_tokens": model.max_tokens,
@@ -157,9 +164,10 @@ class Client:
 
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
         content = bytearray()
+        client = self._free.pop()
         try:
-            async with self._client.chat.completions.with_streaming_response.create(
-                model=body.pop("model"), messages=body.pop("messages"), extra_body=body
+            async with client.chat.completions.with_streaming_response.create(
+                model=self.model.name, messages=[], extra_body=body
             ) as response:
                 async for part in response.iter_bytes():
                     content += part
@@ -169,6 +177,8 @@ class Client:
             if type(e).__module__.split(".")[0] not in _TRANSPORTS:
                 raise
             raise _Again(f"a connection that broke off ({type(e).__name__})", billed=True) from None
+        finally:
+            self._free.append(client)
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -279,3 +289,11 @@ def _open(model: ModelConfig, key: str, timeout: float) -> Any:
     if model.api_version is not None:
         return openai.AsyncAzureOpenAI(azure_endpoint=model.base_url, api_version=model.api_version, **common)
     return openai.AsyncOpenAI(base_url=model.base_url, **common)
+
+
+def _copy(client: Any) -> Any:
+    import openai
+
+    return client.copy(
+        http_client=openai.DefaultAsyncHttpxClient(base_url=client.base_url, timeout=client.timeout)
+    )

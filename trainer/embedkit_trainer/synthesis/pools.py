@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from embedkit_trainer.data.files import replaced, text_lines
 
 _LONGEST = 2000
 _PERMUTATIONS = 64
+_SLACK = 0.15
 _SHINGLE = 4
 
 
@@ -71,8 +72,8 @@ def grow(
 ) -> tuple[list[Mapping[str, Any]], Growth]:
     """Return the pool with what is new in `new`, and what became of it.
 
-    Left out are tasks that are there word for word, whatever their case, and those whose estimated Jaccard
-    similarity to one in the pool (of runs of four characters) reaches `similarity`; 1 keeps all of these.
+    Left out are tasks that are there word for word, whatever their case, and those whose Jaccard similarity to one in
+    the pool (of runs of four characters) reaches `similarity`; 1 keeps all of these.
     """
     kept = list(entries)
     exact = {_folded(entry["task"]) for entry in kept}
@@ -92,40 +93,44 @@ def grow(
 
 
 class _Near:
+    """Find tasks like another: an index names candidates, their runs of characters decide."""
+
     def __init__(self, similarity: float, tasks: Iterable[str]) -> None:
         try:
             from datasketch import MinHash, MinHashLSH
         except ModuleNotFoundError as e:
             raise MissingExtraError("leaving near-duplicates out of a pool", "synth") from e
         self._hash = MinHash
-        self._threshold = similarity
-        self._index = MinHashLSH(threshold=similarity, num_perm=_PERMUTATIONS)
-        self._hashes: list[Any] = []
+        self._similarity = similarity
+        self._index = MinHashLSH(threshold=similarity - _SLACK, num_perm=_PERMUTATIONS)
+        self._tasks: list[str] = []
         for task in tasks:
-            self._insert(self._of(task))
+            self._insert(task, self._of(_runs(task)))
 
     def add(self, task: str) -> bool:
         """Add a task unless one like it is there; say whether it was added."""
-        made = self._of(task)
-        # The index finds candidates; the estimate decides.
-        if any(self._hashes[int(key)].jaccard(made) >= self._threshold for key in self._index.query(made)):
-            return False
-        self._insert(made)
+        runs = _runs(task)
+        made = self._of(runs)
+        for key in self._index.query(made):
+            other = _runs(self._tasks[int(key)])
+            if len(runs & other) >= self._similarity * len(runs | other):
+                return False
+        self._insert(task, made)
         return True
 
-    def _insert(self, made: Any) -> None:
-        self._index.insert(str(len(self._hashes)), made)
-        self._hashes.append(made)
+    def _insert(self, task: str, made: Any) -> None:
+        self._index.insert(str(len(self._tasks)), made)
+        self._tasks.append(task)
 
-    def _of(self, task: str) -> Any:
+    def _of(self, runs: set[str]) -> Any:
         made = self._hash(num_perm=_PERMUTATIONS, seed=1)
-        made.update_batch([run.encode() for run in _runs(_folded(task))])
+        made.update_batch([run.encode() for run in sorted(runs)])
         return made
 
 
-def _runs(text: str) -> Iterator[str]:
-    for i in range(max(1, len(text) - _SHINGLE + 1)):
-        yield text[i : i + _SHINGLE]
+def _runs(task: str) -> set[str]:
+    text = _folded(task)
+    return {text[i : i + _SHINGLE] for i in range(max(1, len(text) - _SHINGLE + 1))}
 
 
 def _folded(task: str) -> str:

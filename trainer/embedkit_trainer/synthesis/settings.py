@@ -43,7 +43,7 @@ class ModelConfig:
 class BrainstormConfig:
     """Say how pools grow: `requests` for each type, `tasks` asked for in each.
 
-    Tasks whose `similarity` (Jaccard, of runs of four characters, estimated) to one in the pool reaches the number
+    Tasks whose `similarity` (Jaccard, of runs of four characters) to one in the pool reaches the number
     are left out.
     """
 
