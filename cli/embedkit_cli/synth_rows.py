@@ -8,7 +8,7 @@ import click
 
 from embedkit_cli.options import EmbedderChoice, common, embedder_options
 from embedkit_cli.output import note, print_json
-from embedkit_cli.synth_rows_output import print_report, print_statistics
+from embedkit_cli.synth_rows_output import print_report, print_statistics, warn_of_judge
 
 if TYPE_CHECKING:
     from embedkit_trainer.synthesis.filters.example import Filter
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     metavar="X",
     default=1.25,
     show_default=True,
-    help="The same for the limits of query_length.",
+    help="The same for the limits of query_length and unit.",
 )
 @click.option(
     "--evaluation",
@@ -137,6 +137,7 @@ def filter_(
     with Meter("rows") as meter:
         meter.expect(estimate_documents(map(str, target.inputs)) if meter.shown else None)
         report = filter_rows(target, filters, workers=workers, watch=lambda n: meter.update("filtering", n))
+    warn_of_judge(report, choice.name)
     if as_json:
         print_json({"output": str(target.path), "beside": str(target.beside), **report.to_dict()})
     else:

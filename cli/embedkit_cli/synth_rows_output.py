@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from embedkit_cli.output import console, counted, printable
+from embedkit_cli.output import console, counted, note, printable
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embedkit_trainer.synthesis.statistics import Statistics
 
 _SHOWN = 8
+_MUCH = 0.15
 
 
 def print_report(report: FilterReport, output: str, beside: str) -> None:
@@ -35,6 +36,17 @@ def print_report(report: FilterReport, output: str, beside: str) -> None:
     screen.print(table)
     if any(count.dropped or count.changed for count in report.filters):
         screen.print(Text(f"with their reasons in {beside}", style="dim"))
+
+
+def warn_of_judge(report: FilterReport, embedder: str) -> None:
+    """Tell when an embedder finds more fault than rows are likely to have."""
+    for count in report.filters:
+        found = sum(count.dropped.values()) + sum(count.changed.values())
+        if count.name == "consistency" and found > _MUCH * count.seen:
+            note(
+                f"{embedder} takes a negative for the better answer in {found / count.seen:.0%} of the rows: look at some of "
+                "them, for a stronger embedder may think otherwise"
+            )
 
 
 def print_statistics(made: Statistics) -> None:

@@ -103,6 +103,7 @@ def test_what_is_printed(invoke: Invoke, rows: Path, vectors: Path) -> None:
     assert ["duplicates", "dropped", "exact-duplicate", "1", "14.3%"] in lines
     assert ["consistency", "changed", "relabelled", "1", "16.7%"] in lines
     assert "not trained on instructions" in result.stderr
+    assert "takes a negative for the better answer in 17% of the rows" in result.stderr
     assert [r["positive"] for r in read(Path("out/all.jsonl"))].count("near97") == 3
 
 

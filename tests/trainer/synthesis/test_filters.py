@@ -144,6 +144,22 @@ def test_lengths_are_those_that_were_drawn() -> None:
     assert reasons(LengthFilter(), rows) == expected
 
 
+@pytest.mark.parametrize(
+    ("unit", "words", "reason"),
+    [
+        ("phrase", 18, ""),
+        ("phrase", 19, "unit"),
+        ("sentence", 76, "unit"),
+        ("passage", 11, "unit"),
+        ("page", 1, ""),
+    ],
+)
+def test_a_unit_has_its_size(unit: str, words: int, reason: str) -> None:
+    """A phrase is short, a passage is not; a unit of one's own is not judged."""
+    row = example("w " * 18, "w " * words, task="sts", metadata={"unit": unit})
+    assert reasons(LengthFilter(), [row]) == [reason]
+
+
 def test_placeholders_beside_other_metadata_count() -> None:
     """Rows that keep what was drawn in metadata itself, as examples/synthetic does, are judged alike."""
     row = example("a b", "c " * 5, metadata={"num_words": "50", "model": "m", "tokens": [1, 2]})

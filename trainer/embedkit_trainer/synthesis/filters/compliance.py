@@ -19,6 +19,8 @@ _WORDS = re.compile(
 )
 #: The text that `num_words` speaks of, by type; where the table is silent, the positive.
 _LONG_TEXT = {"long-short": ("query",), "long-long": ("query", "positive")}
+#: Fewest and most words of what `unit` asks for.
+_UNITS = {"phrase": (1, 15), "sentence": (2, 60), "passage": (15, None)}
 _SLOT = re.compile(r"\{\s*([a-z][a-z0-9_]*)\s*\}")
 # Names that no text of the world has in braces by chance.
 _KNOWN_SLOTS = frozenset(
@@ -32,8 +34,9 @@ class LengthFilter:
     """Drop rows that do not keep to what was drawn for them, and rows with an unfilled `{placeholder}`.
 
     `num_words` of the long text may be missed by `factor` either way, the limits of `query_length` (`less than 5
-    words`, `5 to 15 words`, `at least 10 words`) by `slack`: models count badly, and a limit met nearly is met. What
-    a row does not say is not checked. Words of scripts without spaces are estimated, and judged more mildly.
+    words`, `5 to 15 words`, `at least 10 words`) and those of `unit` (a phrase has at most 15 words, a sentence 60, a
+    passage at least 15) by `slack`: models count badly, and a limit met nearly is met. What a row does not say is not
+    checked. Words of scripts without spaces are estimated, and judged more mildly.
     """
 
     factor: float = 2.0
@@ -65,6 +68,10 @@ class LengthFilter:
             if limits and (seen := _outside(texts[key], *limits, self.factor)) is not None:
                 detail = f"{key} has {seen:.0f} words, asked for {drawn['num_words']}"
                 return Dropped(example, "num-words", detail)
+        unit = drawn.get("unit")
+        for key, text in texts.items() if isinstance(unit, str) and unit in _UNITS else ():
+            if (seen := _outside(text, *_UNITS[str(unit)], self.slack)) is not None:
+                return Dropped(example, "unit", f"{key} has {seen:.0f} words, asked for a {unit}")
         return example
 
 
