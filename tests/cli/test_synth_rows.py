@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from embedkit_trainer.data.rows import read_rows
-from tests.cli.conftest import REPOSITORY, Invoke
+from tests.cli.conftest import REPOSITORY, Invoke, Run
 from tests.trainer.synthesis.made_rows import read, write
 
 SEED_SET = REPOSITORY / "examples" / "synthetic"
@@ -132,6 +133,24 @@ def test_bad_input_is_one_sentence_and_loses_nothing(
     result = invoke("synth", "filter", *arguments)
     assert result.exit_code == 2, result.stdout
     assert sentence in result.stderr and result.stderr.startswith("error: ")
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_a_full_disk_loses_nothing(run: Run, tmp_path: Path) -> None:
+    """One sentence; the output of before is there, and no scrap of the new one."""
+    import resource
+
+    write(tmp_path / "rows.jsonl", *({"query": f"q {n}", "positive": "p " * 50} for n in range(2000)))
+    write(tmp_path / "kept.jsonl", {"query": "of before", "positive": "p"})
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    limits = (50_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    done = run(
+        "synth", "filter", "rows.jsonl", "-o", "kept.jsonl", "--force", "--no-language", cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "the disk is full" in done.stderr
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 

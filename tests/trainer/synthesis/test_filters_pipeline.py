@@ -140,6 +140,14 @@ def test_a_place_that_would_lose_something_is_refused(
         Target.of(rows, output, replace=replace)
 
 
+def test_what_a_killed_run_left_is_not_read(tmp_path: Path) -> None:
+    """Its unfinished files lie in a hidden folder, which no folder of rows takes in."""
+    write(tmp_path / "rows.jsonl", *_rows(1))
+    write(tmp_path / ".1234abcd.out" / "kept" / "rows.jsonl", *_rows(2))
+    assert [row.query for row in read_rows(tmp_path)] == ["question 1"]
+    assert len(list(read_rows(tmp_path / ".1234abcd.out"))) == 1
+
+
 def test_workers_give_the_same_rows_in_the_same_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ def row_files(path: str | os.PathLike[str]) -> list[Path]:
     """
     given = Path(path).expanduser()
     if given.is_dir():
-        found = sorted(p for p in given.rglob("*") if _is_rows(p))
+        found = sorted(p for p in given.rglob("*") if _is_rows(p) and not _is_hidden(p.relative_to(given)))
         if not found:
             raise InputError(f"the folder {given} holds no training rows: expected files named {KINDS}")
         return found
@@ -59,6 +59,11 @@ def kind_of(path: Path) -> str:
 
 def _is_rows(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and bool(kind_of(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    # What a killed process left unfinished lies in such folders, and so do the tools' own copies.
+    return any(part.startswith(".") for part in path.parts)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
