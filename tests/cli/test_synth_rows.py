@@ -14,6 +14,7 @@ from click.testing import Result
 from embedkit_trainer.data.rows import read_rows
 from tests.cli.conftest import REPOSITORY, Invoke, Run
 from tests.trainer.synthesis.made_rows import read, write
+from tests.trainer.synthesis.scripted import scripted, write_config
 
 SEED_SET = REPOSITORY / "examples" / "synthetic"
 GERMAN = "Der letzte Bus nach Hause fährt heute wegen der Bauarbeiten schon um zehn Uhr."
@@ -178,6 +179,25 @@ def test_statistics_are_printed(invoke: Invoke, rows: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "English" in result.stdout and "num_words: 50 1" in result.stdout
     assert "exact 1 (14.3%), near not looked for" in " ".join(result.stdout.split())
+
+
+def test_a_generated_set_is_filtered_and_counted(invoke: Invoke, tmp_path: Path) -> None:
+    """What `synth generate` writes goes through both as it is: types, models, templates, tokens, and what was refused."""
+    pytest.importorskip("openai")
+    with scripted(tmp_path) as server:
+        config = write_config(tmp_path, server.url, examples=40)
+        for step in ("brainstorm", "generate"):
+            _ok(invoke("synth", step, config, "--json"))
+    report = _ok(
+        invoke("synth", "filter", "out/rows", "-o", "kept", "--no-language", "--no-lengths", "--json")
+    )
+    assert report["rows"] == 40
+    assert report["kept"] + sum(n for f in report["filters"] for n in f["dropped"].values()) == 40
+    assert len(list(read_rows("kept"))) == report["kept"]
+    found = _ok(invoke("synth", "stats", "out/rows", "--run", "out", "--json"))
+    assert found["rows"] == found["priced"] == 40
+    assert "not said" not in {*found["models"], *found["templates"], *found["languages"]}
+    assert sum(found["tokens"]) > 40 and found["placeholders"]["clarity"]
 
 
 @pytest.mark.parametrize(
