@@ -1,4 +1,4 @@
-"""The one place that says how many threads FAISS, OpenVINO and torch may use."""
+"""The one place that says how many threads FAISS, OpenVINO, torch and BLAS may use."""
 
 from __future__ import annotations
 
@@ -32,3 +32,16 @@ def thread_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
+
+
+def limit_blas() -> None:
+    """Hold the matrix products of this process, NumPy's and FAISS's, to $EMBEDKIT_THREADS; leave them where it is unset.
+
+    BLAS libraries take as many threads as there are cores when they are loaded, and read other variables than ours.
+    """
+    wanted = wanted_threads()
+    if wanted is not None:
+        # Imported here: it looks through all loaded libraries, for which few processes ask.
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(wanted, user_api="blas")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from embedkit.errors import CorruptIndexError, InputError, MissingExtraError
-from embedkit.threads import thread_count
+from embedkit.threads import limit_blas, thread_count
 from embedkit_indexes import engine_lists
 from embedkit_indexes.engine_approximate import ApproximateEngine
 from embedkit_indexes.engine_exact import ExactScan
@@ -272,6 +272,7 @@ def load(queries: int = 2) -> Any:
             ) from e
         # The default of 1.15 sends batches of up to some hundred queries down the slow path.
         faiss.cvar.distance_compute_blas_threshold = 20
+        limit_blas()
         _ready.append(faiss)
     # OpenMP keeps the number for each thread that calls it. One query has nothing to share out, and waking a second
     # thread for it costs milliseconds where the cores are busy.
