@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--sure",
     type=float,
     metavar="X",
-    default=0.9,
+    default=0.8,
     show_default=True,
     help="How sure the language detector must be.",
 )

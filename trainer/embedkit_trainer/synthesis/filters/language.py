@@ -33,7 +33,7 @@ class LanguageFilter:
 
     identify: Identify
     known: frozenset[str]
-    sure: float = 0.9
+    sure: float = 0.8
 
     name: ClassVar[str] = "language"
     parallel: ClassVar[bool] = True
