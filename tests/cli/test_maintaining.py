@@ -117,7 +117,7 @@ def test_compacting_changes_how_an_index_is_searched(index: Path, invoke: Invoke
     assert told.exit_code == 2 and f"`embedkit compact {index} --engine hnsw`" in told.stderr
     refused = invoke("compact", index, "--memory-budget", "100")
     assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
-    assert "and the memory budget is 0.0 MB: raise it" in refused.stderr
+    assert "and the memory budget is 100 bytes: raise it" in refused.stderr
     assert stored()["memory_budget"] == 10**9
     assert _found(invoke, index) == before
 

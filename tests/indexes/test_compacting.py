@@ -70,7 +70,7 @@ def test_an_index_without_documents_takes_an_engine(index: Index) -> None:
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        (EngineConfig(memory_budget=1000), "memory budget is 0.0 MB: raise it"),
+        (EngineConfig(memory_budget=1000), "memory budget is 1,000 bytes: raise it"),
         (EngineConfig("exact", memory_budget=10_000), "as exact, and the memory budget"),
         (EngineConfig("IVFnonsense"), "FAISS cannot build the engine 'IVFnonsense'"),
     ],
