@@ -71,6 +71,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/language_detection.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/learning.py
+	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/synthesis_rows.py
 
 # Hours on two cores; resumes from its newest checkpoint. EMBEDKIT_DATA holds train/NAME/pairs.jsonl[.xz].

@@ -175,12 +175,12 @@ def _begin(
     no_budget: bool,
     as_json: bool,
 ) -> bool:
-    """Tell the forecast; say whether that was all."""
+    """Check prices, or show what a dry run shows; say whether that was all."""
     from embedkit.errors import InputError
     from embedkit_trainer.synthesis.budget import check_prices, forecast
 
-    found = forecast(planned, range(total), total)
     if dry_run:
+        found = forecast(planned, range(total), total)
         texts = [_prompt(planned, i) for i in range(min(prompts, total))]
         if as_json:
             print_json({"forecast": asdict(found), "prompts": texts})
@@ -190,9 +190,8 @@ def _begin(
         return True
     if not no_budget:
         check_prices(config)
-    elif config.max_cost is not None and found.cost is None:
+    elif config.max_cost is not None and any(m.share and m.price_input is None for m in config.models):
         raise InputError("max_cost cannot be kept without prices: set them, or take max_cost out")
-    note(f"forecast for all of it, whatever is there already: {_forecast_text(found)}")
     return False
 
 
@@ -204,7 +203,11 @@ def _run(work: Callable[..., T], phase: str) -> T:
         Meter("answers") as meter,
         StopRequest(lambda: note("ending: waiting for the requests under way")) as stop,
     ):
-        return work(tell=lambda progress: _show(meter, phase, progress), stop_wanted=lambda: stop.wanted)
+        return work(
+            announce=lambda found: note(f"forecast: {_forecast_text(found)}"),
+            tell=lambda progress: _show(meter, phase, progress),
+            stop_wanted=lambda: stop.wanted,
+        )
 
 
 def _show(meter: Meter, phase: str, progress: Progress) -> None:

@@ -65,9 +65,9 @@ def test_from_nothing_to_training_rows(invoke: Invoke, server: Scripted, tmp_pat
     assert set(kinds) == {0, 1}
     assert all(row.instruction and row.source == "synthetic" for row in rows)
     (tmp_path / "train.toml").write_text(TRAINING)
-    trained = invoke("train", "train.toml", "--tiny", "--dry-run")
+    trained = invoke("train", "train.toml", "--tiny", "--json")
     assert trained.exit_code == 0, trained.stderr
-    assert "32 rows" in trained.stdout
+    assert json.loads(trained.stdout)["report"]["steps"] > 0
 
 
 def test_the_same_command_sends_nothing_again(invoke: Invoke, server: Scripted, tmp_path: Path) -> None:
@@ -84,6 +84,47 @@ def test_the_same_command_sends_nothing_again(invoke: Invoke, server: Scripted, 
     more = _record(invoke, "generate", config, "--set", "examples=30")
     assert (more["run"]["stored"], len(server.requests)) == (10, asked + 10)
     assert all(p.read_bytes().startswith(content) for p, content in before.items())
+
+
+def test_what_is_complete_needs_no_server(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of a complete data set are written again without a server or a key."""
+    with scripted(tmp_path) as server:
+        config = write_config(tmp_path, server.url, shares="sts = 1", examples=5)
+        _record(invoke, "generate", config)
+    file = Path("out/rows/sts/rows.jsonl")
+    before = file.read_bytes()
+    file.unlink()
+    config.write_text(
+        config.read_text().replace('name = "tiny"', 'name = "tiny"\napi_key_env = "NONE_OF_MINE"')
+    )
+    result = invoke("synth", "generate", config)
+    assert result.exit_code == 0, result.stderr
+    assert "forecast" not in result.stderr
+    assert file.read_bytes() == before
+
+
+def test_the_forecast_is_of_what_is_left(invoke: Invoke, server: Scripted, tmp_path: Path) -> None:
+    """A run that goes on tells what the rest will probably take."""
+    config = write_config(tmp_path, server.url, shares="sts = 1", examples=5)
+    assert "forecast: 5 requests, about " in invoke("synth", "generate", config).stderr
+    assert "forecast: 3 requests, about " in invoke("synth", "generate", config, "--set", "examples=8").stderr
+
+
+def test_without_a_price(invoke: Invoke, server: Scripted, tmp_path: Path) -> None:
+    """--no-budget goes without a price, but no ceiling on money can be kept then; a run asks for one or the other."""
+    config = write_config(tmp_path, server.url, shares="sts = 1", examples=5)
+    config.write_text(config.read_text().replace("price_input = 0\nprice_output = 0", ""))
+    refused = invoke("synth", "generate", config)
+    assert refused.exit_code == 2
+    assert "set models.tiny.price_input and price_output" in refused.stderr
+    refused = invoke("synth", "generate", config, "--no-budget", "--set", "max_cost=1.0")
+    assert (refused.exit_code, len(server.requests)) == (2, 0)
+    assert "max_cost cannot be kept without prices" in refused.stderr
+    done = invoke("synth", "generate", config, "--no-budget")
+    assert done.exit_code == 0, done.stderr
+    assert "cost unknown (no price)" in done.stderr
 
 
 def test_dry_runs_ask_nothing(invoke: Invoke, server: Scripted, tmp_path: Path) -> None:

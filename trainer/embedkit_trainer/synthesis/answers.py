@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
@@ -15,6 +14,8 @@ _TRIES = 16
 _ECHO_WORDS = 12
 _LONGEST_TASK = 600
 _FENCE = re.compile(r"```[a-zA-Z0-9_-]*\s*\n?(.*?)```", re.DOTALL)
+#: Control characters but for tab and line feed, halves of surrogate pairs, private use.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]")
 _REFUSAL = re.compile(
     r"^\W*(i['’]?m (very )?sorry\b|i am (very )?sorry\b|sorry, (but )?i\b|i can(['’]t|not| not) (help|assist|fulfil|comply|provide|create|generate)"
     r"|i['’]?m (unable|not able) to\b|i am (unable|not able) to\b|as an ai\b|i won['’]t\b)",
@@ -162,7 +163,7 @@ def _text(value: Any, name: str) -> str:
     text = value.replace("\r\n", "\n").strip()
     if not any(c.isalnum() for c in text):
         raise Rejected(Reason.EMPTY_FIELD, f"the field {name!r} is empty")
-    if any(unicodedata.category(c) in ("Cc", "Cs", "Co") and c not in "\n\t" for c in text):
+    if _CONTROL.search(text):
         raise Rejected(Reason.CONTROL_CHARACTERS, f"the field {name!r} holds control characters")
     return text
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from embedkit.errors import StoreError
 from embedkit_trainer.data.files import replaced
+from embedkit_trainer.synthesis.budget import Forecast
 from embedkit_trainer.synthesis.plan import BrainstormPlan
 from embedkit_trainer.synthesis.pools import Growth, grow, pool_path, read_pool, write_pool
 from embedkit_trainer.synthesis.running import Progress, Run, RunReport
@@ -33,6 +34,7 @@ def brainstorm(
     config: SynthesisConfig,
     *,
     retry_failed: bool = False,
+    announce: Callable[[Forecast], object] = lambda _: None,
     tell: Callable[[Progress], object] = lambda _: None,
     stop_wanted: Callable[[], bool] = lambda: False,
 ) -> BrainstormReport:
@@ -47,7 +49,15 @@ def brainstorm(
         )  # what cannot be read is told before anything is paid for
     folder = Path(config.pools) / _FOLDER
     with Store(folder, plan.digest, plan.parts) as store:
-        run = Run(plan, plan.total, store, retry_failed=retry_failed, tell=tell, stop_wanted=stop_wanted)
+        run = Run(
+            plan,
+            plan.total,
+            store,
+            retry_failed=retry_failed,
+            announce=announce,
+            tell=tell,
+            stop_wanted=stop_wanted,
+        )
         try:
             report = asyncio.run(run.run())
         finally:

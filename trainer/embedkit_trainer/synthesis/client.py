@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from embedkit.embedders.pacing import Pacer, retry_after
-from embedkit.errors import InputError, MissingExtraError, ServerError
+from embedkit.errors import InputError, ServerError
 from embedkit_trainer.synthesis.answers import Reason, Rejected
 from embedkit_trainer.synthesis.budget import Budget, count_tokens
-from embedkit_trainer.synthesis.settings import PUBLIC_URL, ModelConfig, SynthesisConfig
+from embedkit_trainer.synthesis.endpoint import copy_client, find_key, open_client, place_of
+from embedkit_trainer.synthesis.settings import ModelConfig, SynthesisConfig
 
 _RETRIED = (408, 409, 425, 429)
 #: No answer of a model is larger; the rest of it is not read.
@@ -63,10 +62,11 @@ class Client:
         self._structured = model.structured_output != "off"
         self._reached = self._works = False
         self._key = find_key(model)
+        self.place = place_of(model)
         # A pool of connections looks at each of them for each request: several small ones look at fewer.
-        first = _open(model, self._key, config.timeout)
+        first = open_client(model, self._key, config.timeout)
         lanes = -(-config.concurrency // _LANE)
-        self._clients = [first, *(_copy(first) for _ in range(1, lanes))]
+        self._clients = [first, *(copy_client(first) for _ in range(1, lanes))]
         self._free = [client for client in self._clients for _ in range(_LANE)]
 
     async def close(self) -> None:
@@ -83,7 +83,8 @@ class Client:
         tokens = sum(count_tokens(m["content"]) for m in messages) + 4
         attempt = 0
         while True:
-            await asyncio.sleep(self._pacer.reserve(tokens))
+            if wait := self._pacer.reserve(tokens):
+                await asyncio.sleep(wait)
             booked = await self._budget.reserve(self.model, tokens)
             used = whole = (booked.tokens_in, booked.tokens_out)
             again: _Again | None = None
@@ -143,7 +144,7 @@ class Client:
             ),  # not as an argument: what was checked here needs no look at each part
             "temperature": model.temperature,
             "top_p": model.top_p,
-            "max_tokens": model.max_tokens,
+            model.limit_name: model.max_tokens,
             **model.extra_body,
         }
         if schema is not None:
@@ -240,13 +241,6 @@ class Client:
             f"{self.place} refused the request to {name} ({status}{detail}): check the model's settings"
         ) from None
 
-    @property
-    def place(self) -> str:
-        """The server's address as an error may show it: no user, password or query string."""
-        parts = urlsplit(self.model.base_url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
-
     def _detail(self, error: Any) -> str:
         body = error.body
         message = (
@@ -265,35 +259,3 @@ class Client:
 
 class _Unstructured(Exception):
     """Say that the server may not know structured output."""
-
-
-def find_key(model: ModelConfig) -> str:
-    """Return a model's key, "" where its server needs none. Raises InputError."""
-    key = os.environ.get(model.api_key_env, "").strip()
-    own = urlsplit(model.base_url).hostname != urlsplit(PUBLIC_URL).hostname
-    if not key and not (own and model.api_key_env == "OPENAI_API_KEY" and model.api_version is None):
-        raise InputError(
-            f"no key for {urlsplit(model.base_url).hostname}: set {model.api_key_env}, or base_url to another server"
-        )
-    if not all("!" <= c <= "~" for c in key):
-        raise InputError(f"the key in {model.api_key_env} holds a character that no key has: copy it again")
-    return key
-
-
-def _open(model: ModelConfig, key: str, timeout: float) -> Any:
-    try:
-        import openai
-    except ModuleNotFoundError as e:
-        raise MissingExtraError("synthesis", "synth") from e
-    common: dict[str, Any] = {"api_key": key or "none", "timeout": timeout, "max_retries": 0}
-    if model.api_version is not None:
-        return openai.AsyncAzureOpenAI(azure_endpoint=model.base_url, api_version=model.api_version, **common)
-    return openai.AsyncOpenAI(base_url=model.base_url, **common)
-
-
-def _copy(client: Any) -> Any:
-    import openai
-
-    return client.copy(
-        http_client=openai.DefaultAsyncHttpxClient(base_url=client.base_url, timeout=client.timeout)
-    )

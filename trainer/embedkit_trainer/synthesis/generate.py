@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedkit_trainer.synthesis.budget import Forecast
 from embedkit_trainer.synthesis.export import export_rows
 from embedkit_trainer.synthesis.plan import RequestPlan
 from embedkit_trainer.synthesis.pools import read_tasks
@@ -41,6 +42,7 @@ def generate(
     config: SynthesisConfig,
     *,
     retry_failed: bool = False,
+    announce: Callable[[Forecast], object] = lambda _: None,
     tell: Callable[[Progress], object] = lambda _: None,
     stop_wanted: Callable[[], bool] = lambda: False,
 ) -> GenerateReport:
@@ -48,7 +50,15 @@ def generate(
     plan = plan_requests(config)
     folder = store_folder(config)
     with Store(folder, plan.digest, plan.parts) as store:
-        run = Run(plan, config.examples, store, retry_failed=retry_failed, tell=tell, stop_wanted=stop_wanted)
+        run = Run(
+            plan,
+            config.examples,
+            store,
+            retry_failed=retry_failed,
+            announce=announce,
+            tell=tell,
+            stop_wanted=stop_wanted,
+        )
         report = asyncio.run(run.run())
         rows = export_rows(folder, config.rows, config.task_types)
     return GenerateReport(report, rows, config.rows)

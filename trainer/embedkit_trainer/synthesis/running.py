@@ -9,7 +9,7 @@ from typing import Any
 
 from embedkit.errors import EmbedkitError, ServerError
 from embedkit_trainer.synthesis.answers import LARGEST, Reason, Rejected
-from embedkit_trainer.synthesis.budget import Budget, Exhausted, price
+from embedkit_trainer.synthesis.budget import Budget, Exhausted, Forecast, forecast, price
 from embedkit_trainer.synthesis.client import Client, Messages, Usage
 from embedkit_trainer.synthesis.plan import Plan, PlannedRequest
 from embedkit_trainer.synthesis.store import Spent, Store
@@ -46,6 +46,7 @@ class RunReport:
 class Run:
     """Send what is undone of a plan's first `total` requests.
 
+    `announce` gets the forecast of what is undone before the first request, `tell` the progress after each.
     `stop_wanted` is asked before each request; once it says yes, those under way are waited for and stored.
     """
 
@@ -56,12 +57,13 @@ class Run:
         store: Store,
         *,
         retry_failed: bool = False,
+        announce: Callable[[Forecast], object] = lambda _: None,
         tell: Callable[[Progress], object] = lambda _: None,
         stop_wanted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._plan, self._total, self._store = plan, total, store
         self._retry_failed = retry_failed
-        self._tell, self._stop_wanted = tell, stop_wanted
+        self._announce, self._tell, self._stop_wanted = announce, tell, stop_wanted
         self._stopped = ""
         self._error: EmbedkitError | None = None
         self._stored = self._silent = 0
@@ -73,9 +75,12 @@ class Run:
         self._goal = self._store.count_undone(self._total, self._retry_failed)
         self._budget = Budget(config, self._store.spent)
         self._clients: dict[str, Client] = {}
+        if self._goal:
+            numbers = self._store.undone(self._total, self._retry_failed)
+            self._announce(forecast(self._plan, numbers, self._goal))
         try:
             for model in config.models:
-                if model.share > 0:
+                if model.share > 0 and self._goal:  # what is complete needs no key
                     self._clients[model.name] = Client(model, config, self._budget)
             numbers = self._store.undone(self._total, self._retry_failed)
             async with asyncio.TaskGroup() as tasks:

@@ -22,7 +22,8 @@ class ModelConfig:
     `share` is its part of the requests, relative to the others'. `api_key_env` names the environment variable that
     holds the key; `api_version` asks for Azure's older addresses. Prices are per million tokens, in whatever
     currency the ceiling is in; None: not known. `structured_output`: JSON schema where the server has it (auto),
-    always, never. `max_tokens` bounds an answer.
+    always, never. `max_tokens` bounds an answer; `limit_name` is what the server calls that (OpenAI's newer models:
+    max_completion_tokens).
     """
 
     name: str = ""
@@ -36,6 +37,7 @@ class ModelConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 4096
+    limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra_body: dict[str, Any] = field(default_factory=dict)
 
 
