@@ -27,10 +27,11 @@ PROMPT = "Write three short texts about animals, and take care that none of them
         f"Sure! Here it is:\n\n```json\n{TEXT}\n```\nLet me know {{if}} it helps.",
         f"Here you are: {TEXT} I hope it helps.",
         f"A set {{of three}}: {TEXT}",
+        f'<think>\nPerhaps {{"S1": "a draft"}}? Or {TEXT}?\n</think>\n\n{TEXT}',
     ],
 )
 def test_one_object_is_found_in_what_surrounds_it(text: str) -> None:
-    """Fences and prose around one object are cut off."""
+    """Fences, thoughts and prose around one object are cut off."""
     assert parse_example(text, FIELDS, PROMPT) == GOOD
 
 

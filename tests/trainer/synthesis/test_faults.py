@@ -116,6 +116,20 @@ def test_a_server_that_does_not_answer_is_asked_again_by_the_next_run(tmp_path: 
     assert (second.run.left, second.rows) == (0, {"sts": COUNT})
 
 
+def test_what_a_lost_answer_may_have_cost_is_counted(tmp_path: Path) -> None:
+    """A request that timed out counts with the most it can have cost, also for the ceilings of later runs."""
+    priced = "max_tokens = 100\n[[models]]\nname = 'unused'\nshare = 0"
+    with scripted(tmp_path, {"fault": "timeout", "tries": 1}) as server:
+        report = _generate(tmp_path, server.url, "timeout = 1.0\nconcurrency = 2", examples=2, model=priced)
+        spent = report.run.spent
+        assert (report.run.stored, spent.requests) == (2, 4)
+        assert spent.lost_tokens > 200
+        used = spent.tokens_in + spent.tokens_out + spent.lost_tokens
+        ceiling = f"timeout = 1.0\nmax_tokens = {used + 50}"
+        more = _generate(tmp_path, server.url, ceiling, examples=4, model=priced)
+    assert (more.run.stopped, more.run.stored) == ("max_tokens", 0)
+
+
 def test_retry_after_is_honoured(tmp_path: Path) -> None:
     """No request comes before the time that the server asked for, and one that asks too long ends the run."""
     with scripted(tmp_path, {"fault": "status", "value": [429, 1]}) as server:

@@ -13,6 +13,8 @@ LARGEST = 64 * 1024
 _TRIES = 16
 _ECHO_WORDS = 12
 _LONGEST_TASK = 600
+#: What reasoning models write before their answer, where the server leaves it in.
+_THOUGHTS = re.compile(r"\A\s*<(think|thinking|reasoning)>.*?</\1>", re.DOTALL)
 _FENCE = re.compile(r"```[a-zA-Z0-9_-]*\s*\n?(.*?)```", re.DOTALL)
 #: Control characters but for tab and line feed, halves of surrogate pairs, private use.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]")
@@ -53,7 +55,7 @@ def parse_example(
 ) -> dict[str, str]:
     """Return an answer's fields, texts stripped. Raises Rejected.
 
-    Code fences and prose around one object are cut off. `prompt` is compared with, to find echoes.
+    Code fences, thoughts before the answer, and prose around one object are cut off. `prompt` is compared with, to find echoes.
     """
     value = _object(text, finish_reason)
     if set(value) != set(fields):
@@ -96,6 +98,7 @@ def _object(text: str, finish_reason: str) -> dict[str, Any]:
     if not text.strip():
         reason = Reason.TRUNCATED if finish_reason == "length" else Reason.EMPTY
         raise Rejected(reason, "the answer is empty")
+    text = _THOUGHTS.sub("", text)
     found = list(_candidates(text))
     if len(found) > 1:
         raise Rejected(Reason.WRONG_SCHEMA, "the answer holds several JSON objects: one is expected")

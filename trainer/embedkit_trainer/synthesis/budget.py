@@ -71,8 +71,8 @@ class Budget:
     def __init__(self, config: SynthesisConfig, spent: Spent) -> None:
         self._config = config
         self.requests = spent.requests
-        self.tokens = spent.tokens_in + spent.tokens_out
-        self.cost = spent.cost
+        self.tokens = spent.tokens_in + spent.tokens_out + spent.lost_tokens
+        self.cost = spent.cost + spent.lost_cost
         self._open: set[int] = set()
         self._booked_tokens = 0
         self._booked_cost = 0.0

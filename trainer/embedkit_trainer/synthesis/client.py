@@ -28,11 +28,13 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(slots=True)
 class Usage:
-    """Count what one planned request took so far, over all tries."""
+    """Count what one planned request took so far, over all tries; `lost` tokens may have been billed without an answer."""
 
     attempts: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    lost_in: int = 0
+    lost_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,10 @@ class Client:
                 raise
             finally:
                 self._budget.settle(booked, used)
-                if again is None or not again.billed:
+                if again is not None and again.billed:
+                    usage.lost_in += used[0]
+                    usage.lost_out += used[1]
+                else:
                     usage.tokens_in += used[0]
                     usage.tokens_out += used[1]
             if again is not None:

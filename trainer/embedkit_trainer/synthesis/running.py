@@ -154,11 +154,15 @@ class Run:
 
     def _record(self, planned: PlannedRequest, usage: Usage) -> dict[str, Any]:
         cost = price(planned.model, usage.tokens_in, usage.tokens_out)
-        return planned.about() | {
+        record = planned.about() | {
             "tokens": [usage.tokens_in, usage.tokens_out],
             "cost": round(cost, 9),
             "attempts": usage.attempts,
         }
+        if usage.lost_in:
+            lost = price(planned.model, usage.lost_in, usage.lost_out)
+            record["lost"] = {"tokens": usage.lost_in + usage.lost_out, "cost": round(lost, 9)}
+        return record
 
     def _progress(self) -> Progress:
         rejected = sum(self._reasons.values())

@@ -38,7 +38,10 @@ _STORED, _FAILED, _UNANSWERED = 1, 2, 3
 
 @dataclass(slots=True)
 class Spent:
-    """Count what was stored and paid for; `unanswered` requests are among the failed."""
+    """Count what was stored and paid for; `unanswered` requests are among the failed.
+
+    What was lost is the most that requests without an answer can have cost: ceilings count it.
+    """
 
     stored: int = 0
     failed: int = 0
@@ -47,6 +50,8 @@ class Spent:
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
+    lost_tokens: int = 0
+    lost_cost: float = 0.0
 
 
 class Store:
@@ -128,6 +133,9 @@ class Store:
         spent.tokens_in += record["tokens"][0]
         spent.tokens_out += record["tokens"][1]
         spent.cost += record["cost"]
+        if lost := record.get("lost"):
+            spent.lost_tokens += lost["tokens"]
+            spent.lost_cost += lost["cost"]
         if number >= len(self._states):
             self._states.extend(bytes(number + 1 - len(self._states) + 4096))
         before = self._states[number]
