@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def test_what_is_not_taken_says_why(text: str, reason: Reason) -> None:
         parse_example(text, FIELDS, PROMPT)
     assert told.value.reason is reason
     assert told.value.detail
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["```" + "a" * 60_000, "```" + " " * 60_000, "`" * 60_000, "```{" * 15_000, '{"a": ' + "1" * 60_000 + "}", "<think>" * 9_000,
+     "I" + "'" * 60_000, "{" * 30_000 + "}" * 30_000],
+)  # fmt: skip
+def test_no_text_takes_long(text: str) -> None:
+    """Texts made to slow a parser down are refused in the time of any other."""
+    began = time.process_time()
+    with pytest.raises(Rejected):
+        parse_example(text, FIELDS, PROMPT)
+    assert time.process_time() - began < 1
 
 
 def test_a_cut_answer_is_told_by_the_server() -> None:

@@ -130,6 +130,18 @@ def test_what_a_lost_answer_may_have_cost_is_counted(tmp_path: Path) -> None:
     assert (more.run.stopped, more.run.stored) == ("max_tokens", 0)
 
 
+def test_a_server_that_counts_no_tokens(tmp_path: Path) -> None:
+    """Where an answer has no usage, tokens are estimated from the texts, so that ceilings hold there too."""
+    content = json.dumps({"S1": "one text here", "S2": "a second text", "S3": "the third"})
+    body = {"choices": [{"message": {"role": "assistant", "content": content}}]}
+    with scripted(tmp_path, {"fault": "raw", "value": json.dumps(body), "tries": 0}) as server:
+        report = _generate(tmp_path, server.url, examples=3)
+        longest = max(len(r["prompt"]) for r in server.requests)
+    assert report.run.stored == 3
+    assert 0 < report.run.spent.tokens_in <= 3 * (longest // 4 + 20)
+    assert len(content) // 4 * 3 < report.run.spent.tokens_out < len(content) * 3
+
+
 def test_retry_after_is_honoured(tmp_path: Path) -> None:
     """No request comes before the time that the server asked for, and one that asks too long ends the run."""
     with scripted(tmp_path, {"fault": "status", "value": [429, 1]}) as server:

@@ -206,15 +206,17 @@ class Client:
             raise Rejected(Reason.REFUSAL, self._clean(refusal or "the server's content filter stopped it"))
         return Completion(text if isinstance(text, str) else "", str(reason))
 
-    def _used(self, answer: Mapping[str, Any], tokens_in: int) -> tuple[int, int]:
+    def _used(self, answer: Mapping[str, Any], budgeted: int) -> tuple[int, int]:
         """Return the tokens that the server counted, estimates where it did not."""
         usage = answer.get("usage")
         found = [
             usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")
         ]
         given = [n if isinstance(n, int) and 0 <= n < 10**9 else None for n in found]
-        estimated = count_tokens(json.dumps(answer.get("choices"), ensure_ascii=False, default=str))
-        return tokens_in if given[0] is None else given[0], estimated if given[1] is None else given[1]
+        tokens_in, tokens_out = given
+        if tokens_out is None:
+            tokens_out = count_tokens(json.dumps(answer.get("choices"), ensure_ascii=False, default=str))
+        return budgeted if tokens_in is None else tokens_in, tokens_out
 
     def _refuse(self, error: Any, structured: bool) -> NoReturn:
         self._reached = True
