@@ -56,6 +56,20 @@ class Asking:
         distinct = list(dict.fromkeys(texts))
         return self.embedder.encode_document(distinct)[_numbers(distinct, texts)]
 
+    def search(self, index: Index, rows: Sequence[Row], k: int) -> list[list[Candidate]]:
+        """Return the `k` chunks of an index nearest to each row's query, by their documents' ids."""
+        found: list[list[Candidate]] = [[] for _ in rows]
+        for sentence, places in self.groups(rows).items():
+            results = index.search_many([rows[p].query for p in places], instruction=sentence, k=k)
+            for place, result in zip(places, results, strict=True):
+                found[place] = [Candidate(h.document_id, h.text, h.score) for h in result.hits]
+        return found
+
+    def scores(self, rows: Sequence[Row]) -> list[float]:
+        """Return the cosine of each row's query and positive."""
+        values: list[float] = (self.queries(rows) * self.positives(rows)).sum(axis=1).tolist()
+        return values
+
 
 @dataclass(frozen=True, slots=True)
 class Mining:
@@ -70,21 +84,13 @@ class Mining:
     def from_index(self, index: Index) -> list[Row]:
         """Mine among the chunks of an index."""
 
-        def search(batch: Sequence[Row], k: int) -> list[list[Candidate]]:
-            found: list[list[Candidate]] = [[] for _ in batch]
-            for sentence, places in self.asking.groups(batch).items():
-                results = index.search_many([batch[p].query for p in places], instruction=sentence, k=k)
-                for place, result in zip(places, results, strict=True):
-                    found[place] = [Candidate(h.document_id, h.text, h.score) for h in result.hits]
-            return found
+        asking = self.asking
 
-        def scores(batch: Sequence[Row]) -> list[float]:
-            products = self.asking.queries(batch) * self.asking.positives(batch)
-            values: list[float] = products.sum(axis=1).tolist()
-            return values
+        def search(batch: Sequence[Row], k: int) -> list[list[Candidate]]:
+            return asking.search(index, batch, k)
 
         mined = mine_negatives(
-            self.rows, search, scores, self.config, judge=self.judge, report=self.report
+            self.rows, search, asking.scores, self.config, judge=self.judge, report=self.report
         )  # fmt: skip
         return self._watched(mined)
 

@@ -10,6 +10,7 @@ import click
 
 from embedkit_cli.options import common, group
 from embedkit_cli.output import counted, note, print_json, printable
+from embedkit_cli.synth_index import from_index
 from embedkit_cli.synth_rows import filter_, stats
 
 if TYPE_CHECKING:
@@ -270,5 +271,5 @@ def _money(cost: float) -> str:
     return f"{cost:,.2f}" if cost >= 10 or not cost else f"{cost:,.4f}"
 
 
-for _command in (filter_, stats):
+for _command in (filter_, stats, from_index):
     synth.add_command(_command)

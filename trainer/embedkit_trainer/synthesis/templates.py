@@ -24,7 +24,7 @@ from embedkit.errors import InputError
 
 STEPS = ("brainstorm", "generate")
 #: What a placeholder can be filled from besides a list of its own.
-FILLED = ("task", "language", "language_q", "language_d", "count")
+FILLED = ("task", "language", "language_q", "language_d", "count", "passage", "query", "passages")
 _SLOT = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _HEAD = re.compile(r"\A\+\+\+\s*\n(.*?)\n\+\+\+\s*\n(.*)\Z", re.DOTALL)
 _LARGEST = 100_000
