@@ -23,6 +23,8 @@ _LANE = 8
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0
 #: What openai sends with, by version; errors while a body is read come from there as they are.
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2")
+#: What `with_streaming_response.create` sends; posted directly, a request takes a fifth less CPU, for openai looks at no parameter.
+_STREAMED = {"X-Stainless-Raw-Response": "stream"}
 Messages = Sequence[Mapping[str, str]]
 
 
@@ -144,9 +146,7 @@ class Client:
 
         model = self.model
         body: dict[str, Any] = {
-            "messages": list(
-                messages
-            ),  # not as an argument: what was checked here needs no look at each part
+            "messages": list(messages),
             "temperature": model.temperature,
             "top_p": model.top_p,
             model.limit_name: model.max_tokens,
@@ -172,13 +172,19 @@ class Client:
         content = bytearray()
         client = self._free.pop()
         try:
-            async with client.chat.completions.with_streaming_response.create(
-                model=self.model.name, messages=[], extra_body=body
-            ) as response:
+            response = await client.post(
+                "/chat/completions",
+                cast_to=object,
+                body={"model": self.model.name, **body},
+                options={"headers": _STREAMED},
+            )
+            try:
                 async for part in response.iter_bytes():
                     content += part
                     if len(content) > _LARGEST_BODY:
                         raise Rejected(Reason.TOO_LARGE, f"the answer exceeds {_LARGEST_BODY >> 20} MB")
+            finally:
+                await response.close()
         except Exception as e:
             if type(e).__module__.split(".")[0] not in _TRANSPORTS:
                 raise
