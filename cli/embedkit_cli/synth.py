@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from embedkit_cli.options import common, group
-from embedkit_cli.output import counted, note, print_json, printable
+from embedkit_cli.output import counted, print_json
 from embedkit_cli.synth_index import from_index
 from embedkit_cli.synth_rows import filter_, stats
+from embedkit_cli.synth_running import begin, end, forecast_text, print_prompts, prompt_facts, run_requests
 
 if TYPE_CHECKING:
-    from embedkit_cli.progress import Meter
-    from embedkit_trainer.synthesis.budget import Forecast
     from embedkit_trainer.synthesis.plan import Plan
-    from embedkit_trainer.synthesis.running import Progress, RunReport
-    from embedkit_trainer.synthesis.settings import SynthesisConfig
 
-_STOPPED = 2
 _STAND_IN = "(a task of the pool, once `embedkit synth brainstorm` has run)"
-T = TypeVar("T")
 
 _config = group(
     click.argument("source", metavar="CONFIG"),
@@ -83,7 +77,7 @@ def plan(*, source: str, overrides: tuple[str, ...], prompts: int, as_json: bool
     shares = {k.name: k.share for k in example_plan.kinds}
     counts = {name: round(config.examples * s / sum(shares.values())) for name, s in shares.items()}
     pools = {name: 0 if tasks[0] == _STAND_IN else len(tasks) for name, tasks in example_plan.pools.items()}
-    shown = {name: [_prompt(p, i) for i in range(min(prompts, count))] for name, p, count in steps}
+    shown = {name: [prompt_facts(p, i) for i in range(min(prompts, count))] for name, p, count in steps}
     if as_json:
         facts: dict[str, Any] = {"digest": example_plan.digest, "types": counts, "pools": pools}
         facts["forecast"] = {name: asdict(f) for name, f in forecasts.items()}
@@ -93,9 +87,9 @@ def plan(*, source: str, overrides: tuple[str, ...], prompts: int, as_json: bool
         size = f", from {counted(pools[name], 'task')}" if name in pools else ""
         click.echo(f"{name:>12}: about {counted(expected, 'example')}{size}")
     for name, found in forecasts.items():
-        click.echo(f"{name}: {_forecast_text(found)}")
+        click.echo(f"{name}: {forecast_text(found)}")
     for texts in shown.values():
-        _print_prompts(texts)
+        print_prompts(texts)
 
 
 @synth.command()
@@ -115,11 +109,13 @@ def brainstorm(
 
     config = load_synthesis(source, overrides)
     planned = BrainstormPlan(config)
-    if _begin(
+    if begin(
         config, planned, planned.total, dry_run=dry_run, prompts=prompts, no_budget=no_budget, as_json=as_json
     ):
         return
-    report = _run(lambda **told: run_brainstorm(config, retry_failed=retry_failed, **told), "brainstorming")
+    report = run_requests(
+        lambda **told: run_brainstorm(config, retry_failed=retry_failed, **told), "brainstorming"
+    )
     if as_json:
         print_json(asdict(report))
     else:
@@ -129,7 +125,7 @@ def brainstorm(
                 f"{counted(growth.duplicates, 'duplicate')}, {counted(growth.near_duplicates, 'near-duplicate')}"
             )
         click.echo(f"pools: {config.pools}")
-    _end(report.run, config, as_json)
+    end(report.run, config, as_json)
 
 
 @synth.command()
@@ -146,7 +142,7 @@ def generate(
 
     config = load_synthesis(source, overrides)
     planned = plan_requests(config)
-    if _begin(
+    if begin(
         config,
         planned,
         config.examples,
@@ -156,119 +152,16 @@ def generate(
         as_json=as_json,
     ):
         return
-    report = _run(lambda **told: run_generate(config, retry_failed=retry_failed, **told), "generating")
+    report = run_requests(
+        lambda **told: run_generate(config, retry_failed=retry_failed, **told), "generating"
+    )
     if as_json:
         print_json(asdict(report))
     else:
         for name, count in report.rows.items():
             click.echo(f"{name:>12}: {counted(count, 'row')}")
         click.echo(f"rows: {report.folder}")
-    _end(report.run, config, as_json)
-
-
-def _begin(
-    config: SynthesisConfig,
-    planned: Plan,
-    total: int,
-    *,
-    dry_run: bool,
-    prompts: int,
-    no_budget: bool,
-    as_json: bool,
-) -> bool:
-    """Check prices, or show what a dry run shows; say whether that was all."""
-    from embedkit.errors import InputError
-    from embedkit_trainer.synthesis.budget import check_prices, forecast
-
-    if dry_run:
-        found = forecast(planned, range(total), total)
-        texts = [_prompt(planned, i) for i in range(min(prompts, total))]
-        if as_json:
-            print_json({"forecast": asdict(found), "prompts": texts})
-        else:
-            _print_prompts(texts)
-            click.echo(f"forecast: {_forecast_text(found)}")
-        return True
-    if not no_budget:
-        check_prices(config)
-    elif config.max_cost is not None and any(m.share and m.price_input is None for m in config.models):
-        raise InputError("max_cost cannot be kept without prices: set them, or take max_cost out")
-    return False
-
-
-def _run(work: Callable[..., T], phase: str) -> T:
-    from embedkit_cli.progress import Meter
-    from embedkit_trainer.interrupt import StopRequest
-
-    with (
-        Meter("answers") as meter,
-        StopRequest(lambda: note("ending: waiting for the requests under way")) as stop,
-    ):
-        return work(
-            announce=lambda found: note(f"forecast: {_forecast_text(found)}"),
-            tell=lambda progress: _show(meter, phase, progress),
-            stop_wanted=lambda: stop.wanted,
-        )
-
-
-def _show(meter: Meter, phase: str, progress: Progress) -> None:
-    if not meter.shown:
-        return
-    if progress.done <= 1:
-        meter.expect(progress.total)
-    text = f"{phase} · {_money(progress.cost)} spent · {progress.tokens:,} tokens · {progress.rejected:,} rejected"
-    meter.update(text, progress.done)
-
-
-def _end(report: RunReport, config: SynthesisConfig, as_json: bool) -> None:
-    spent = report.spent
-    if not as_json:
-        reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(report.reasons.items()))
-        click.echo(
-            f"{counted(report.stored, 'answer')} stored, {report.rejected:,} rejected{f' ({reasons})' if reasons else ''}; "
-            f"all in all {counted(spent.requests, 'request')}, {spent.tokens_in:,} tokens in, {spent.tokens_out:,} out, {_money(spent.cost)} spent"
-        )
-    if spent.failed > spent.unanswered:
-        note(
-            f"{counted(spent.failed - spent.unanswered, 'request')} without a usable answer: --retry-failed sends them again"
-        )
-    if report.stopped == "signal":
-        note(f"stopped: {counted(report.left, 'request')} left; the same command goes on")
-    elif report.stopped:
-        ceiling = getattr(config, report.stopped)
-        note(
-            f"stopped at the ceiling {report.stopped} = {ceiling:,}: {counted(report.left, 'request')} left; raise it to go on"
-        )
-    elif report.left:
-        note(f"{counted(report.left, 'request')} got no answer: the same command sends them again")
-    if report.left:
-        click.get_current_context().exit(_STOPPED)
-
-
-def _prompt(planned: Plan, number: int) -> dict[str, str]:
-    request = planned.request(number)
-    return {
-        "type": request.type.name,
-        "template": request.template.name,
-        "model": request.model.name,
-        "prompt": request.prompt,
-    }
-
-
-def _print_prompts(texts: list[dict[str, str]]) -> None:
-    for text in texts:
-        click.echo(f"--- {text['type']}, {text['template']}, to {text['model']}")
-        for line in text["prompt"].splitlines():
-            click.echo(printable(line))
-
-
-def _forecast_text(found: Forecast) -> str:
-    cost = "cost unknown (no price)" if found.cost is None else f"cost {_money(found.cost)}"
-    return f"{counted(found.requests, 'request')}, about {found.tokens_in:,} tokens in, {found.tokens_out:,} out, {cost}"
-
-
-def _money(cost: float) -> str:
-    return f"{cost:,.2f}" if cost >= 10 or not cost else f"{cost:,.4f}"
+    end(report.run, config, as_json)
 
 
 for _command in (filter_, stats, from_index):

@@ -12,6 +12,7 @@ import click
 
 from embedkit_cli.options import common
 from embedkit_cli.output import counted, note, print_json
+from embedkit_cli.synth_running import begin, end, run_requests
 
 if TYPE_CHECKING:
     from embedkit_cli.candidates import Asking
@@ -126,7 +127,6 @@ def from_index(
     nearest passages, and the one that answers best becomes the positive.
     """  # fmt: skip
     from embedkit_cli.mining import _window
-    from embedkit_cli.synth import _begin, _run
     from embedkit_indexes import Index
     from embedkit_trainer.mining.negatives import MiningConfig
     from embedkit_trainer.synthesis.from_index import FromIndexConfig, own_config, write_from_index
@@ -150,13 +150,13 @@ def from_index(
         _show(config, wanted, draw, prompts=prompts, as_json=as_json)
         return
     planned: Any = None  # prices alone are checked
-    _begin(config, planned, 0, dry_run=False, prompts=0, no_budget=no_budget, as_json=as_json)
+    begin(config, planned, 0, dry_run=False, prompts=0, no_budget=no_budget, as_json=as_json)
     asking = _asking(index)
 
     def search(rows: Sequence[Row], k: int) -> list[list[Candidate]]:
         return asking.search(index, rows, k)
 
-    report = _run(
+    report = run_requests(
         lambda **told: write_from_index(
             config, wanted, draw, search, asking.scores, retry_failed=retry_failed, **told
         ),
@@ -205,7 +205,6 @@ def _show(
     config: SynthesisConfig, wanted: FromIndexConfig, draw: Draw, *, prompts: int, as_json: bool
 ) -> None:
     """Print what a dry run shows; the chunks are drawn into a temporary file."""
-    from embedkit_cli.synth import _begin
     from embedkit_trainer.synthesis.chunks import Sample
     from embedkit_trainer.synthesis.from_index import ChunkPlan
 
@@ -214,7 +213,7 @@ def _show(
         try:
             sample.extend(draw, config.examples, wanted.each)
             plan = ChunkPlan(config, wanted, sample)
-            _begin(
+            begin(
                 config,
                 plan,
                 len(sample),
@@ -232,8 +231,6 @@ def _show(
 def _print(report: FromIndexReport, config: SynthesisConfig, as_json: bool) -> None:
     from click.exceptions import Exit
 
-    from embedkit_cli.synth import _end
-
     rows = report.rows
     if as_json:
         print_json(asdict(report))
@@ -246,7 +243,7 @@ def _print(report: FromIndexReport, config: SynthesisConfig, as_json: bool) -> N
     left = False
     for run in filter(None, (report.queries, report.judging)):
         try:
-            _end(run, config, as_json)
+            end(run, config, as_json)
         except Exit:
             left = True
     if left:
