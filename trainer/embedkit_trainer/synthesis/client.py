@@ -6,19 +6,26 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from embedkit.embedders.pacing import Pacer, retry_after
 from embedkit.errors import InputError, ServerError
 from embedkit_trainer.synthesis.answers import Reason, Rejected
 from embedkit_trainer.synthesis.budget import Budget, count_tokens
-from embedkit_trainer.synthesis.endpoint import copy_client, find_key, open_client, place_of
+from embedkit_trainer.synthesis.chat import (
+    LARGEST_BODY,
+    Completion,
+    Malformed,
+    message_of,
+    one_line,
+    read_completion,
+    read_usage,
+)
+from embedkit_trainer.synthesis.endpoint import copy_client, find_key, open_client, place_of, request_body
+from embedkit_trainer.synthesis.recording import Usage
 from embedkit_trainer.synthesis.settings import ModelConfig, SynthesisConfig
 
 _RETRIED = (408, 409, 425, 429)
-#: No answer of a model is larger; the rest of it is not read.
-_LARGEST_BODY = 1 << 20
 _LANE = 8
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0
 #: What openai sends with, by version; errors while a body is read come from there as they are.
@@ -26,25 +33,6 @@ _TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2")
 #: What `with_streaming_response.create` sends; posted directly, a request takes a fifth less CPU, for openai looks at no parameter.
 _STREAMED = {"X-Stainless-Raw-Response": "stream"}
 Messages = Sequence[Mapping[str, str]]
-
-
-@dataclass(slots=True)
-class Usage:
-    """Count what one planned request took so far, over all tries; `lost` tokens may have been billed without an answer."""
-
-    attempts: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    lost_in: int = 0
-    lost_out: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """Hold a model's text and why it ended there."""
-
-    text: str
-    finish_reason: str
 
 
 class _Again(Exception):
@@ -95,7 +83,7 @@ class Client:
             usage.attempts += 1
             try:
                 answer = await self._try(messages, schema if self._structured else None)
-                used = self._used(answer, tokens)
+                used = read_usage(answer, tokens)
                 return self._completion(answer)
             except _Again as e:
                 # Nobody knows what the server made of a request that it did not answer: ceilings take the most.
@@ -144,17 +132,7 @@ class Client:
     async def _try(self, messages: Messages, schema: Mapping[str, Any] | None) -> dict[str, Any]:
         import openai
 
-        model = self.model
-        body: dict[str, Any] = {
-            "messages": list(messages),
-            "temperature": model.temperature,
-            "top_p": model.top_p,
-            model.limit_name: model.max_tokens,
-            **model.extra_body,
-        }
-        if schema is not None:
-            wrapped = {"name": "answer", "strict": True, "schema": schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": wrapped}
+        body = request_body(self.model, messages, schema)
         try:
             async with asyncio.timeout(self._config.timeout):
                 return await self._send(body)
@@ -175,14 +153,14 @@ class Client:
             response = await client.post(
                 "/chat/completions",
                 cast_to=object,
-                body={"model": self.model.name, **body},
+                body=body,
                 options={"headers": _STREAMED},
             )
             try:
                 async for part in response.iter_bytes():
                     content += part
-                    if len(content) > _LARGEST_BODY:
-                        raise Rejected(Reason.TOO_LARGE, f"the answer exceeds {_LARGEST_BODY >> 20} MB")
+                    if len(content) > LARGEST_BODY:
+                        raise Rejected(Reason.TOO_LARGE, f"the answer exceeds {LARGEST_BODY >> 20} MB")
             finally:
                 await response.close()
         except Exception as e:
@@ -201,28 +179,14 @@ class Client:
 
     def _completion(self, answer: Mapping[str, Any]) -> Completion:
         try:
-            choice = answer["choices"][0]
-            message = choice["message"]
-            text, reason = message.get("content"), choice.get("finish_reason") or "stop"
-            refusal = message.get("refusal")
-        except (KeyError, IndexError, TypeError, AttributeError):
+            completion = read_completion(answer, self._key)
+        except Malformed:
             raise _Again("an answer without choices: check that base_url ends in /v1") from None
+        except Rejected:
+            self._reached = self._works = True
+            raise
         self._reached = self._works = True
-        if refusal or reason == "content_filter":
-            raise Rejected(Reason.REFUSAL, self._clean(refusal or "the server's content filter stopped it"))
-        return Completion(text if isinstance(text, str) else "", str(reason))
-
-    def _used(self, answer: Mapping[str, Any], budgeted: int) -> tuple[int, int]:
-        """Return the tokens that the server counted, estimates where it did not."""
-        usage = answer.get("usage")
-        found = [
-            usage.get(k) if isinstance(usage, dict) else None for k in ("prompt_tokens", "completion_tokens")
-        ]
-        given = [n if isinstance(n, int) and 0 <= n < 10**9 else None for n in found]
-        tokens_in, tokens_out = given
-        if tokens_out is None:
-            tokens_out = count_tokens(json.dumps(answer.get("choices"), ensure_ascii=False, default=str))
-        return budgeted if tokens_in is None else tokens_in, tokens_out
+        return completion
 
     def _refuse(self, error: Any, structured: bool) -> NoReturn:
         self._reached = True
@@ -255,19 +219,11 @@ class Client:
         ) from None
 
     def _detail(self, error: Any) -> str:
-        body = error.body
-        message = (
-            body.get("message") or body.get("detail") or body.get("error") if isinstance(body, dict) else None
-        )
+        message = message_of(error.body)
         return f", {self._clean(message)}" if message else ""
 
     def _clean(self, what: object) -> str:
-        """Return what a server said on one line, short, and without the key should it echo it."""
-        shown = what.decode(errors="replace") if isinstance(what, bytes) else str(what)
-        text = " ".join(shown.split())
-        if self._key:
-            text = text.replace(self._key, "***")
-        return text if len(text) <= 200 else text[:199] + "…"
+        return one_line(what, self._key)
 
 
 class _Unstructured(Exception):

@@ -1,8 +1,9 @@
-"""Where a model is served: its key, its address, the client that speaks to it."""
+"""Where a model is served: its key, its address, the client that speaks to it, the body of a request."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +29,24 @@ def find_key(model: ModelConfig) -> str:
     if not all("!" <= c <= "~" for c in key):
         raise InputError(f"the key in {model.api_key_env} holds a character that no key has: copy it again")
     return key
+
+
+def request_body(
+    model: ModelConfig, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what is posted to /chat/completions; `schema` is None where no structured output is asked for."""
+    body: dict[str, Any] = {
+        "model": model.name,
+        "messages": list(messages),
+        "temperature": model.temperature,
+        "top_p": model.top_p,
+        model.limit_name: model.max_tokens,
+        **model.extra_body,
+    }
+    if schema is not None:
+        wrapped = {"name": "answer", "strict": True, "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": wrapped}
+    return body
 
 
 def open_client(model: ModelConfig, key: str, timeout: float) -> Any:
