@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +15,7 @@ from embedkit.errors import EmbedkitError, InputError
 from embedkit.syncing import sync_file, sync_folder
 from embedkit_trainer.data.files import kind_of, row_files, store_error, writer
 from embedkit_trainer.synthesis.filters.example import Changed, Dropped, Example
+from embedkit_trainer.synthesis.filters.leftovers import claimed, clear, mark_complete, whole_of
 
 REPORT = "report.json"
 
@@ -40,8 +40,9 @@ class Target:
     ) -> Target:
         """Return the target for a file, a folder or a glob of rows, before any work is done.
 
-        Raises InputError where there are no rows; where the output is there and `replace` is not set, or is a folder
-        that no filter wrote; where it would replace an input file or lie among them; where it is of no known kind.
+        What killed runs left of the same output is cleared away. Raises InputError where there are no rows; where the
+        output is there and `replace` is not set, or is a folder that no filter wrote; where it would replace an input
+        file or lie among them; where it is of no known kind.
         """
         inputs = tuple(row_files(rows))
         path = Path(output).expanduser()
@@ -53,6 +54,8 @@ class Target:
         given = Path(rows).expanduser()
         for place in (path, beside):
             _check_apart(place, inputs, given if given.is_dir() else None)
+        clear(path, beside)
+        for place in (path, beside):
             if place.exists():
                 _check_ours(place, beside, as_file=place == path and bool(kind_of(path)), replace=replace)
         return cls(path, beside, inputs, Path(os.path.commonpath([file.parent for file in inputs])))
@@ -148,26 +151,23 @@ def writing(target: Target) -> Iterator[Writer]:
     Raises StoreError where the disk is full or forbids it.
     """
     parent = target.path.parent
-    folder = parent / f".{secrets.token_hex(4)}.{target.path.name}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-        with ExitStack() as stack:
-            made = Writer(target, folder, stack)
-            yield made
-        for path in (p for p in folder.rglob("*") if p.is_file()):
-            sync_file(path)
-        whole = made.kept / target.path.name if kind_of(target.path) else made.kept
-        with _moved_away(target.beside, folder / "old-beside"), _moved_away(target.path, folder / "old"):
-            made.beside.rename(target.beside)
-            whole.rename(target.path)
-        sync_folder(parent)
+        with claimed(target.path) as folder:
+            with ExitStack() as stack:
+                made = Writer(target, folder, stack)
+                yield made
+            for path in (p for p in folder.rglob("*") if p.is_file()):
+                sync_file(path)
+            mark_complete(folder)
+            with _moved_away(target.beside, folder / "old-beside"), _moved_away(target.path, folder / "old"):
+                made.beside.rename(target.beside)
+                whole_of(folder, target.path).rename(target.path)
+            sync_folder(parent)
     except EmbedkitError:
         raise
     except OSError as e:
         raise store_error(target.path, e) from e
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
