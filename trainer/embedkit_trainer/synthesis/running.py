@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from embedkit.errors import EmbedkitError, ServerError
-from embedkit_trainer.synthesis.answers import LARGEST, Reason, Rejected
-from embedkit_trainer.synthesis.budget import Budget, Exhausted, Forecast, forecast, price
-from embedkit_trainer.synthesis.client import Client, Messages, Usage
+from embedkit_trainer.synthesis.answers import Reason, Rejected
+from embedkit_trainer.synthesis.budget import Budget, Exhausted, Forecast, forecast
+from embedkit_trainer.synthesis.client import Client, Messages
 from embedkit_trainer.synthesis.plan import Plan, PlannedRequest
+from embedkit_trainer.synthesis.recording import Recorder, Usage
 from embedkit_trainer.synthesis.store import Spent, Store
 
 #: What a model may mend when it is told.
@@ -66,8 +66,8 @@ class Run:
         self._announce, self._tell, self._stop_wanted = announce, tell, stop_wanted
         self._stopped = ""
         self._error: EmbedkitError | None = None
-        self._stored = self._silent = 0
-        self._reasons: dict[str, int] = {}
+        self._recorder = Recorder(store)
+        self._silent = 0
 
     async def run(self) -> RunReport:
         """Send them all. Raises the first error that ends a run, after what was under way is stored."""
@@ -91,9 +91,9 @@ class Run:
                 await client.close()
         if self._error is not None:
             raise self._error
-        rejected = sum(self._reasons.values())
+        done = self._recorder
         left = self._store.count_undone(self._total)
-        return RunReport(self._stored, rejected, self._reasons, left, self._store.spent, self._stopped)
+        return RunReport(done.stored, done.rejected, done.reasons, left, self._store.spent, self._stopped)
 
     async def _work(self, numbers: Iterator[int]) -> None:
         """Take one request after the other until none is left or something ended the run."""
@@ -133,18 +133,14 @@ class Run:
                     raise
                 break  # a ceiling stands before the repair: the answer that there was is kept as it is
             else:
-                self._store.append(self._record(planned, usage) | {"answer": answer})
-                self._stored += 1
+                self._recorder.answer(planned, answer, usage)
                 self._silent = 0
                 return
         if rejected is not None:
             self._fail(planned, rejected, text, usage)
 
     def _fail(self, planned: PlannedRequest, rejected: Rejected, text: str, usage: Usage) -> None:
-        raw = text.encode(errors="replace")[:LARGEST].decode(errors="ignore")
-        found = {"reason": str(rejected.reason), "detail": rejected.detail, "raw": raw}
-        self._store.fail(self._record(planned, usage) | found)
-        self._reasons[rejected.reason] = self._reasons.get(rejected.reason, 0) + 1
+        self._recorder.failure(planned, rejected, text, usage)
         self._silent = self._silent + 1 if rejected.reason is Reason.SERVER else 0
         if self._silent >= _SILENT:
             raise ServerError(
@@ -152,21 +148,9 @@ class Run:
                 f"({rejected.detail}): what was answered is stored; run the same command again later"
             )
 
-    def _record(self, planned: PlannedRequest, usage: Usage) -> dict[str, Any]:
-        cost = price(planned.model, usage.tokens_in, usage.tokens_out)
-        record = planned.about() | {
-            "tokens": [usage.tokens_in, usage.tokens_out],
-            "cost": round(cost, 9),
-            "attempts": usage.attempts,
-        }
-        if usage.lost_in:
-            lost = price(planned.model, usage.lost_in, usage.lost_out)
-            record["lost"] = {"tokens": usage.lost_in + usage.lost_out, "cost": round(lost, 9)}
-        return record
-
     def _progress(self) -> Progress:
-        rejected = sum(self._reasons.values())
-        return Progress(self._stored + rejected, self._goal, rejected, self._budget.tokens, self._budget.cost)
+        stored, rejected = self._recorder.stored, self._recorder.rejected
+        return Progress(stored + rejected, self._goal, rejected, self._budget.tokens, self._budget.cost)
 
 
 def _repair(messages: Messages, text: str, detail: str) -> list[Mapping[str, str]]:
