@@ -98,7 +98,7 @@ def main() -> None:
             allowed = RowSet(values > np.quantile(values, 1 - share))
             found = measure(engine, asked, allowed)
             plan = found["plan"]
-            way = f"{plan.get('way', 'exact')}, nprobe {plan.get('nprobe', '-')}, {plan.get('reranked', '-')} re-ranked"
+            way = f"{plan.get('way', 'exact')}, nprobe {plan.get('nprobe', '-')}, {plan.get('refined', '-')} refined"
             print(
                 f"| {share:.1%} | {kind} | {found['recall']:.3f} | {found['ms']:.2f} | {found['exact_ms']:.2f} | {way} |",
                 flush=True,

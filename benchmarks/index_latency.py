@@ -8,7 +8,7 @@ index is timed. The index is built once, through `Index.build`, under .bench/lat
 - first: a fresh process imports everything and then, timed, opens the index and answers its first query, with the
   files in the page cache (the median of the processes); and what its resident memory grew by, and after 1,000 queries.
 - latency: one query at a time, one thread, all in turns; medians of all searches, and their ratios. `faiss` is FAISS's own
-  search over the files that the index opened, with the same parameters and re-ranking. `search` is `Index.search`, `rank`
+  search over the files that the index opened, with the same parameters and refinement. `search` is `Index.search`, `rank`
   leaves out the hits; finding a query's vector, `encode`, is timed apart and taken off. `given` is `Index.search` with
   the vector at hand: what the engine and all around it take; `given_texts` reads the texts of the hits too.
 - whole: from a query's words to the texts of its hits, the words encoded by the bundled embedder, over a `script` of

@@ -86,7 +86,7 @@ def tools(rows: int) -> list[Tool]:
     return [
         Tool("embedkit", "embedkit", (), [
             Setting("auto", {"config": {"exact_limit": min(rows - 1, 50_000)}, "tuned": True},
-                    [{}, *grid(nprobe=PROBES, rerank=[20, 40, 80, 160])]),
+                    [{}, *grid(nprobe=PROBES, refine=[20, 40, 80, 160])]),
         ]),
         Tool("faiss", "faiss", (), _faiss(cells)),
         Tool("autofaiss", "autofaiss", ("autofaiss", "faiss-cpu<1.12", "numpy<2", "pyarrow<21"), [

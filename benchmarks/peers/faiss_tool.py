@@ -1,4 +1,4 @@
-"""FAISS as a person would set it up by hand: a factory string, and a store of exact vectors to re-rank by."""
+"""FAISS as a person would set it up by hand: a factory string, and a store of exact vectors to refine by."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _sample(base: Any, cells: int) -> Any:
 
 
 def _store(base: Any, folder: Path, kind: str) -> list[float]:
-    """Write the vectors to re-rank by, shared by all indexes; return the [wall, CPU] seconds they took before."""
+    """Write the vectors to refine by, shared by all indexes; return the [wall, CPU] seconds they took before."""
     at = folder.parent / f"store-{kind}"
     if (at / "cost.json").exists():
         cost: list[float] = json.loads((at / "cost.json").read_text())
@@ -111,7 +111,7 @@ def _fill(index: Any, base: Any, folder: Path) -> list[float]:
 
 
 class Searcher:
-    """Search one index, with re-ranking where it has a store."""
+    """Search one index, with refinement where it has a store."""
 
     batches = True
 

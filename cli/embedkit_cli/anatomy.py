@@ -109,9 +109,14 @@ def _curve(engine: Mapping[str, Any]) -> Columns | None:
         seconds = float(p.get("seconds") or 0)
         rate = f"{1 / seconds:,.0f}" if seconds else ""
         rows.append(
-            (f"{p.get('effort'):,}", f"{p.get('rerank'):,}", f"{float(p.get('recall', 0)):.3f}", rate)
+            (
+                f"{p.get('effort'):,}",
+                f"{p.get('refine', p.get('rerank')):,}",
+                f"{float(p.get('recall', 0)):.3f}",
+                rate,
+            )
         )
-    return Columns((effort, "rerank", "recall@10", "queries/s"), rows)
+    return Columns((effort, "refine", "recall@10", "queries/s"), rows)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

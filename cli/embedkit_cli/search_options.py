@@ -21,7 +21,7 @@ effort_options = group(
     click.option("--recall", type=float, metavar="R", help="Recall@10 to reach, by the index's own measurement; 1 compares all."),
     click.option("--nprobe", type=click.IntRange(min=1), metavar="N", help="Cells that an IVF engine looks into."),
     click.option("--ef-search", type=click.IntRange(min=1), metavar="N", help="Candidates that an HNSW engine keeps on its way."),
-    click.option("--rerank", type=click.IntRange(min=1), metavar="N", help="Candidates that are compared exactly."),
+    click.option("--refine", type=click.IntRange(min=1), metavar="N", help="Candidates of an engine that are compared exactly."),
 )  # fmt: skip
 mode_options = group(
     click.option("--hybrid", is_flag=True, help="By vectors and words (BM25), fused by reciprocal rank."),
@@ -52,7 +52,7 @@ class How:
         weights = options.get("weights")
         if weights is not None and mode != "hybrid":
             raise InputError("--weights is for --hybrid: give both")
-        names = ("recall", "nprobe", "ef_search", "rerank")
+        names = ("recall", "nprobe", "ef_search", "refine")
         effort = {n: options[n] for n in names if options.get(n) is not None}
         if effort and mode == "lexical":
             option = next(iter(effort)).replace("_", "-")

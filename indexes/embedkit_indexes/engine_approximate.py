@@ -1,4 +1,4 @@
-"""Search of codes or graphs with exact re-ranking. FAISS is handed in by `faiss_engine`."""
+"""Search of codes or graphs with exact refinement. FAISS is handed in by `faiss_engine`."""
 
 from __future__ import annotations
 
@@ -160,13 +160,13 @@ class ApproximateEngine:
             return {"engine": "exact", "scanned": count, "k": k}
         name = "ef_search" if self._graph else "nprobe"
         # The curve knows nothing of other numbers of results, of filters, and of settings that are not on it.
-        given = effort is not None and (effort.nprobe or effort.ef_search or effort.rerank)
+        given = effort is not None and (effort.nprobe or effort.ef_search or effort.refine)
         measured = k == tuning.K and allowed is None and not given
         return {
             "engine": self._type,
             "way": plan.way,
             name: plan.effort,
-            "reranked": plan.depth,
+            "refined": plan.depth,
             "allowed": count,
             "k": k,
             "recall": self._point(effort).recall if measured else None,
@@ -237,7 +237,7 @@ class ApproximateEngine:
         )
 
     def measure(self, queries: NDArray[np.float32] | None = None) -> list[Point]:
-        """Return the curve of efforts and re-ranking depths, measured on `queries`, None: on perturbed documents."""
+        """Return the curve of efforts and depths of refinement, measured on `queries`, None: on perturbed documents."""
         from time import thread_time
 
         self._load(tuning.QUERIES)
@@ -255,8 +255,8 @@ class ApproximateEngine:
             self._load(1)
             few = sample.queries[:32]
             parameters = self._faiss.IndexRefineSearchParameters(
-                k_factor=point.rerank / tuning.K,
-                base_index_params=self._parameters(point.effort, point.rerank, None),
+                k_factor=point.refine / tuning.K,
+                base_index_params=self._parameters(point.effort, point.refine, None),
             )
             begun = thread_time()
             for q in few:

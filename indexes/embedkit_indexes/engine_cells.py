@@ -30,7 +30,7 @@ def coarse(faiss: Any, centroids: NDArray[np.float32]) -> Any:
     """Return the index that finds a vector's nearest cells.
 
     A flat one of 4,096 x 384 reads 6 MB for each query, more than all that follows: four-bit codes with exact
-    re-ranking found 0.99 of the 32 nearest in a twentieth of the time.
+    refinement found 0.99 of the 32 nearest in a twentieth of the time.
     """
     cells, dim = centroids.shape
     fast = cells >= _MANY_CELLS and dim % 4 == 0
@@ -161,6 +161,6 @@ def _empty(faiss: Any, quantizer: Any, kind: str, dim: int, cells: int) -> Any:
         ivf = faiss.IndexIVFRaBitQ(quantizer, dim, cells, metric)
     else:
         ivf = faiss.IndexIVFScalarQuantizer(quantizer, dim, cells, faiss.ScalarQuantizer.QT_8bit, metric)
-        # Residuals would change with the cell, and the re-ranking is exact anyway.
+        # Residuals would change with the cell, and the refinement is exact anyway.
         ivf.by_residual = False
     return ivf

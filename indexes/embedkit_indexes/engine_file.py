@@ -88,7 +88,7 @@ def _mismatch(faiss: Any, index: Any, shape: tuple[int, ...]) -> str:
 
 
 def _parts(faiss: Any, quantizer: Any) -> list[Any]:
-    """Return the quantizer and, where it re-ranks, the two that it is made of."""
+    """Return the quantizer and, where it refines, the two that it is made of."""
     quantizer = faiss.downcast_index(quantizer)
     if not isinstance(quantizer, faiss.IndexRefine):
         return [quantizer]

@@ -178,7 +178,7 @@ def check(config: EngineConfig, dim: int) -> None:
         return
     if "Refine" in config.type or config.type.endswith("RFlat"):
         raise InputError(
-            f"the engine {config.type!r} re-ranks by itself: leave that part out, every engine here re-ranks exactly"
+            f"the engine {config.type!r} refines by itself: leave that part out, every engine here refines exactly"
         )
     faiss = load()
     try:

@@ -13,7 +13,7 @@ from embedkit.errors import InputError, UnknownNameError
 EXACT_LIMIT = 200_000
 TYPES = ("auto", "exact", "ivf-pq", "ivf-rabitq", "ivf-sq8", "hnsw", "cagra")
 HNSW_LINKS = 32
-# Above this target the short codes need so deep a re-ranking that eight bits a dimension are cheaper.
+# Above this target the short codes need so deep a refinement that eight bits a dimension are cheaper.
 _FINE_RECALL = 0.99
 # Seconds for one row on one core, in orders of magnitude (docs/experiments.md): compared where it lies, passed
 # over by the bitmap, fetched by its number.
@@ -63,18 +63,18 @@ class EngineConfig:
 class SearchEffort:
     """Say how hard to search: a recall@10 to reach by the measured curve, or the parameters themselves.
 
-    `rerank` is how many candidates are compared exactly. A recall of 1 scans everything.
+    `refine` is how many candidates are compared exactly. A recall of 1 scans everything.
     """
 
     recall: float | None = None
     nprobe: int | None = None
     ef_search: int | None = None
-    rerank: int | None = None
+    refine: int | None = None
 
     def __post_init__(self) -> None:
         if self.recall is not None:
             _check_recall(self.recall)
-        for name in ("nprobe", "ef_search", "rerank"):
+        for name in ("nprobe", "ef_search", "refine"):
             value = getattr(self, name)
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, Integral) or value < 1
@@ -131,7 +131,7 @@ def _size(count: int) -> str:
 
 
 def resident_bytes(kind: str, rows: int, dim: int, itemsize: int = 2) -> int | None:
-    """Return what a search keeps resident, the few vectors of the re-ranking apart; None for a factory string."""
+    """Return what a search keeps resident, the few vectors of the refinement apart; None for a factory string."""
     if kind == "exact":
         return rows * dim * itemsize
     # Centroids in float32 and in codes of a bit a dimension.
@@ -157,14 +157,14 @@ def cell_count(rows: int) -> int:
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of a curve: `effort` is nprobe or ef_search, `rerank` the candidates compared exactly.
+    """One setting of a curve: `effort` is nprobe or ef_search, `refine` the candidates compared exactly.
 
     `recall` is recall@10 against exact search; `cost` counts comparisons of codes, others weighed against them;
     `seconds` are those of one query on one thread when the index was built.
     """
 
     effort: int
-    rerank: int
+    refine: int
     recall: float
     cost: float
     seconds: float = 0.0
@@ -174,7 +174,7 @@ class Point:
         """Return the point that a manifest holds."""
         return Point(
             int(value["effort"]),
-            int(value["rerank"]),
+            int(value["refine" if "refine" in value else "rerank"]),  # its name until the second stage had it
             float(value["recall"]),
             float(value["cost"]),
             float(value.get("seconds", 0.0)),
@@ -217,7 +217,7 @@ def plan_search(
     `point` is the one for the asked recall. `cells` is false for an engine that cannot skip what a filter empties.
     """
     count = rows if allowed is None else allowed
-    # Re-ranking a good part of what matches costs more than scanning it.
+    # Refining a good part of what matches costs more than scanning it.
     if (effort is not None and effort.recall == 1) or 10 * k >= count:
         return SearchPlan("exact")
     share = count / rows
@@ -225,7 +225,7 @@ def plan_search(
     probed = max(_raised(point.effort, k), _CELLS_FOR_K * k * limit // rows if cells else k)
     if given.nprobe or given.ef_search:
         probed = given.nprobe or given.ef_search or probed
-    depth = max(k, given.rerank or _depth(point.rerank, k))
+    depth = max(k, given.refine or _depth(point.refine, k))
     if share >= _WIDE:
         probed = round(probed / share)
         return SearchPlan("probe", min(limit, probed), min(rows, round(depth / share)))
@@ -253,6 +253,6 @@ def _raised(effort: int, k: int) -> int:
     return effort if k <= 10 else round(effort * (k / 10) ** RAISED)
 
 
-def _depth(rerank: int, k: int) -> int:
-    """Return how many candidates to compare for k results, where `rerank` serve for ten."""
-    return rerank if k <= 10 else min(rerank * k // 10, 3 * k + rerank)
+def _depth(refine: int, k: int) -> int:
+    """Return how many candidates to compare for k results, where `refine` serve for ten."""
+    return refine if k <= 10 else min(refine * k // 10, 3 * k + refine)

@@ -1,4 +1,4 @@
-"""An index measures itself: recall@10 against exact search on held-out queries, over efforts and re-ranking depths."""
+"""An index measures itself: recall@10 against exact search on held-out queries, over efforts and depths of refinement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUERIES = 256
 DEPTHS = (10, 20, 30, 40, 60, 80, 100, 120, 160, 240, 320, 480, 640)
 # One exact comparison, with its jump to the vector's place, takes as long as so many of codes; so does what a cell
 # costs before its first code.
-RERANK_COST = 35
+REFINE_COST = 35
 CELL_COST = 80
 # Beyond this the curve is not followed: exact search is what is meant there.
 _ENOUGH = 0.997
@@ -144,7 +144,7 @@ def walk(
         found, codes = search(effort, max(depths) + 1)
         at = recall_by_depth(without(found, sources), truth, depths)
         points.extend(
-            Point(effort, d, r, codes + RERANK_COST * d)
+            Point(effort, d, r, codes + REFINE_COST * d)
             for d, r in zip(depths, at, strict=True)
             if d <= found.shape[1]
         )

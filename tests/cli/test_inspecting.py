@@ -87,7 +87,7 @@ def test_info_shows_what_an_engine_measured_of_itself(invoke: Invoke, words: Pat
     text = invoke("info", tmp_path / "i", env={"COLUMNS": "140"}).stdout
     assert "ivf-rabitq: cells" in text and "recall 0.9" in text
     head = next(line for line in text.splitlines() if line.startswith("measured"))
-    assert head.split() == ["measured", "nprobe", "rerank", "recall@10", "queries/s"]
+    assert head.split() == ["measured", "nprobe", "refine", "recall@10", "queries/s"]
     segments = text.splitlines().index(next(s for s in text.splitlines() if s.startswith("segments")))
     assert text.splitlines()[segments + 1].split()[:2] == ["312", "1"]
     assert "corpus.jsonl" in next(line for line in text.splitlines() if line.startswith("sources"))

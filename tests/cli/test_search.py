@@ -447,5 +447,5 @@ def test_words_find_what_vectors_do_not_know(invoke: Invoke, words: Path, tmp_pa
 def test_effort_is_taken(invoke: Invoke, sample_index: Path) -> None:
     """A search that is exact finds the same under any effort."""
     plain = _hits(invoke, sample_index, QUERY)
-    for effort in (["--recall", "1"], ["--nprobe", "3", "--rerank", "40"], ["--ef-search", "50"]):
+    for effort in (["--recall", "1"], ["--nprobe", "3", "--refine", "40"], ["--ef-search", "50"]):
         assert _hits(invoke, sample_index, QUERY, *effort) == plain

@@ -390,7 +390,7 @@ def test_effort_is_a_recall_or_parameters(tmp_path: Path, embedder: CountingEmbe
     query = "w1 w2 w3 w4"
     wanted = exact.search(query).hits
     assert [h.document_id for h in trained.search(query, effort=1.0).hits] == [h.document_id for h in wanted]
-    assert trained.search(query, effort=SearchEffort(nprobe=4, rerank=50)).hits
+    assert trained.search(query, effort=SearchEffort(nprobe=4, refine=50)).hits
     with pytest.raises(InputError, match="recall is 2"):
         trained.search(query, effort=2.0)
 
@@ -582,7 +582,7 @@ def test_a_small_change_of_a_trained_index_is_exact(tmp_path: Path, embedder: Co
     index.add([Document(f"n{i}", f"v{i}", lang="en") for i in range(150)])
     assert [s.engine["type"] for s in index.manifest.segments] == ["IVF256,Flat", "exact"]
     assert index.search("v7", k=1).hits[0].document_id == "n7"
-    with pytest.raises(InputError, match="re-ranks by itself"):
+    with pytest.raises(InputError, match="refines by itself"):
         Index.build(tmp_path / "j", documents, embedder, engine=EngineConfig("IVF16,SQ8,RFlat"))
 
 

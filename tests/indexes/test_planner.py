@@ -104,11 +104,17 @@ def test_more_results_need_more_effort() -> None:
 
 
 def test_what_the_caller_asks_for_is_done() -> None:
-    """nprobe, ef_search and rerank are taken as given, k at least; a recall of one scans."""
-    assert _plan(effort=SearchEffort(nprobe=99, rerank=7)) == ("probe", 99, 10)
+    """nprobe, ef_search and refine are taken as given, k at least; a recall of one scans."""
+    assert _plan(effort=SearchEffort(nprobe=99, refine=7)) == ("probe", 99, 10)
     assert _plan(effort=SearchEffort(ef_search=64)) == ("probe", 64, 40)
     assert _plan(effort=SearchEffort(nprobe=9999))[1] == 4000
     assert _plan(effort=SearchEffort(recall=1)) == ("exact", 0, 0)
+
+
+def test_an_older_curve_is_read() -> None:
+    """A point of a manifest that calls the candidates compared exactly `rerank` is read as one of today."""
+    written = {"effort": 16, "recall": 0.956, "cost": 2400.0}
+    assert Point.from_plain({**written, "rerank": 40}) == Point.from_plain({**written, "refine": 40}) == CURVE[1]
 
 
 def test_few_rows_are_fetched_by_number() -> None:
@@ -131,6 +137,6 @@ def test_senseless_numbers_are_refused() -> None:
         SearchEffort(nprobe=0)
     for value in (2.5, True, "8"):
         with pytest.raises(InputError, match="whole number"):
-            SearchEffort(rerank=value)  # type: ignore[arg-type]
+            SearchEffort(refine=value)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="memory_budget is -5"):
         EngineConfig(memory_budget=-5)
