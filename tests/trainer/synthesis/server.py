@@ -144,6 +144,13 @@ class Server:
     async def _closed(self, writer: asyncio.StreamWriter, body: dict[str, Any], rule: dict[str, Any]) -> bool:
         return False
 
+    async def _garbage(
+        self, writer: asyncio.StreamWriter, body: dict[str, Any], rule: dict[str, Any]
+    ) -> bool:
+        writer.write(b"220 mail ready\r\n\r\n")
+        await writer.drain()
+        return False
+
     async def _text(self, writer: asyncio.StreamWriter, body: dict[str, Any], rule: dict[str, Any]) -> bool:
         """Answer with the rule's value, in which ANSWER and PROMPT stand for themselves."""
         prompt = body["messages"][0]["content"]

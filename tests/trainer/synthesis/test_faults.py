@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,11 @@ def test_a_server_that_does_not_answer_is_asked_again_by_the_next_run(tmp_path: 
     assert (second.run.left, second.rows) == (0, {"sts": COUNT})
 
 
-def test_what_a_lost_answer_may_have_cost_is_counted(tmp_path: Path) -> None:
-    """A request that timed out counts with the most it can have cost, also for the ceilings of later runs."""
+@pytest.mark.parametrize("fault", ["timeout", "closed", "cut", "garbage"])
+def test_what_a_lost_answer_may_have_cost_is_counted(fault: str, tmp_path: Path) -> None:
+    """A request that timed out or broke off counts with the most it can have cost, also for the ceilings of later runs."""
     priced = "max_tokens = 100\n[[models]]\nname = 'unused'\nshare = 0"
-    with scripted(tmp_path, {"fault": "timeout", "tries": 1}) as server:
+    with scripted(tmp_path, {"fault": fault, "tries": 1}) as server:
         report = _generate(tmp_path, server.url, "timeout = 1.0\nconcurrency = 2", examples=2, model=priced)
         spent = report.run.spent
         assert (report.run.stored, spent.requests) == (2, 4)
@@ -187,6 +189,32 @@ def test_what_ends_a_run(rule: list[Any], kind: type[EmbedkitError], expected: s
     if rule != [500]:
         assert len(server.requests) <= 2 * 2  # structured and plain, two at a time
     assert _failures(tmp_path) == [] or rule == [500]
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("timeout", r"no answer within timeout = 0\.2 s"),
+        ("closed", r"a connection that broke off \(\w*Disconnected\w*\)"),
+        ("cut", r"a connection that broke off \(\w+\)"),
+        ("garbage", r"a connection that broke off \(\w+\)"),
+    ],
+)
+def test_what_broke_is_told(fault: str, expected: str, tmp_path: Path) -> None:
+    """A server that is silent, hangs up, or speaks no HTTP is told apart, and named in one sentence."""
+    with (
+        scripted(tmp_path, {"fault": fault, "tries": 0}) as server,
+        pytest.raises(ServerError, match=f"failed 1 times before the first answer, lastly with {expected}"),
+    ):
+        _generate(tmp_path, server.url, "retries = 0\ntimeout = 0.2")
+
+
+def test_a_socks_proxy_is_asked_for_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SOCKS proxy in the environment is used, or its missing package is named; it is not passed over."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    known = find_spec("socksio")
+    with pytest.raises(ServerError if known else InputError, match="no connection" if known else "SOCKS"):
+        _generate(tmp_path, "http://127.0.0.1:9/v1", "retries = 0")
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:

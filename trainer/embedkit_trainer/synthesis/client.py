@@ -21,15 +21,19 @@ from embedkit_trainer.synthesis.chat import (
     read_completion,
     read_usage,
 )
-from embedkit_trainer.synthesis.endpoint import copy_client, find_key, open_client, place_of, request_body
+from embedkit_trainer.synthesis.endpoint import (
+    find_key,
+    is_of_transport,
+    open_client,
+    place_of,
+    request_body,
+    what_broke,
+)
 from embedkit_trainer.synthesis.recording import Usage
 from embedkit_trainer.synthesis.settings import ModelConfig, SynthesisConfig
 
 _RETRIED = (408, 409, 425, 429)
-_LANE = 8
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0
-#: What openai sends with, by version; errors while a body is read come from there as they are.
-_TRANSPORTS = ("httpx", "httpx2", "httpcore", "httpcore2")
 #: What `with_streaming_response.create` sends; posted directly, a request takes a fifth less CPU, for openai looks at no parameter.
 _STREAMED = {"X-Stainless-Raw-Response": "stream"}
 Messages = Sequence[Mapping[str, str]]
@@ -55,16 +59,11 @@ class Client:
         self._reached = self._works = False
         self._key = find_key(model)
         self.place = place_of(model)
-        # A pool of connections looks at each of them for each request: several small ones look at fewer.
-        first = open_client(model, self._key, config.timeout)
-        lanes = -(-config.concurrency // _LANE)
-        self._clients = [first, *(copy_client(first) for _ in range(1, lanes))]
-        self._free = [client for client in self._clients for _ in range(_LANE)]
+        self._client = open_client(model, self._key, config.timeout, config.concurrency)
 
     async def close(self) -> None:
         """Close the connections."""
-        for client in self._clients:
-            await client.close()
+        await self._client.close()
 
     async def complete(self, messages: Messages, schema: Mapping[str, Any], usage: Usage) -> Completion:
         """Return the answer, retrying what may pass; `usage` is added to.
@@ -137,20 +136,17 @@ class Client:
             async with asyncio.timeout(self._config.timeout):
                 return await self._send(body)
         # `from None`: a cause may carry the request with its key into a traceback.
-        except (TimeoutError, openai.APITimeoutError):
-            raise _Again(f"no answer within timeout = {self._config.timeout:g} s", billed=True) from None
+        except (TimeoutError, openai.APIConnectionError) as e:
+            raise self._broken(e) from None
         except openai.APIStatusError as e:
             self._refuse(e, schema is not None)
-        except openai.APIConnectionError as e:
-            raise _Again(f"no connection ({self._clean(e.__cause__ or e)})") from None
         except (openai.OpenAIError, OSError) as e:
             raise _Again(self._clean(e)) from None
 
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
         content = bytearray()
-        client = self._free.pop()
         try:
-            response = await client.post(
+            response = await self._client.post(
                 "/chat/completions",
                 cast_to=object,
                 body=body,
@@ -164,11 +160,9 @@ class Client:
             finally:
                 await response.close()
         except Exception as e:
-            if type(e).__module__.split(".")[0] not in _TRANSPORTS:
+            if not is_of_transport(e):
                 raise
-            raise _Again(f"a connection that broke off ({type(e).__name__})", billed=True) from None
-        finally:
-            self._free.append(client)
+            raise self._broken(e) from None
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -176,6 +170,10 @@ class Client:
         if not isinstance(answer, dict):
             raise _Again(f"an answer that is no JSON ({self._clean(bytes(content[:60]))})", billed=True)
         return answer
+
+    def _broken(self, error: BaseException) -> _Again:
+        problem, billed = what_broke(error, self._config.timeout)
+        return _Again(self._clean(problem), billed=billed)
 
     def _completion(self, answer: Mapping[str, Any]) -> Completion:
         try:

@@ -6,9 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from embedkit.errors import InputError, MissingExtraError
 from embedkit_trainer.synthesis.settings import PUBLIC_URL, ModelConfig
+
+#: What openai sends with, by version.
+_TRANSPORTS = ("aiohttp", "httpx", "httpx2", "httpcore", "httpcore2")
+#: What these call a connection that never came about.
+_UNREACHED = ("ClientConnectorError", "ConnectError")
 
 
 def place_of(model: ModelConfig) -> str:
@@ -49,22 +55,50 @@ def request_body(
     return body
 
 
-def open_client(model: ModelConfig, key: str, timeout: float) -> Any:
+def open_client(model: ModelConfig, key: str, timeout: float, connections: int = 16) -> Any:
     """Return an `openai.AsyncOpenAI`, which retries nothing by itself. Raises MissingExtraError."""
     try:
         import openai
-    except ModuleNotFoundError as e:
+        from openai import DEFAULT_CONNECTION_LIMITS, DefaultAioHttpClient
+
+        limits = type(DEFAULT_CONNECTION_LIMITS)(max_connections=connections)
+        # A request over aiohttp takes little more than half the CPU; it knows no SOCKS.
+        socks = any(proxy.startswith("socks") for proxy in getproxies().values())
+        http = None if socks else DefaultAioHttpClient(timeout=timeout, limits=limits)
+    except (ImportError, RuntimeError) as e:  # openai's own where aiohttp is missing
         raise MissingExtraError("synthesis", "synth") from e
-    common: dict[str, Any] = {"api_key": key or "none", "timeout": timeout, "max_retries": 0}
-    if model.api_version is not None:
-        return openai.AsyncAzureOpenAI(azure_endpoint=model.base_url, api_version=model.api_version, **common)
-    return openai.AsyncOpenAI(base_url=model.base_url, **common)
+    common: dict[str, Any] = {
+        "api_key": key or "none",
+        "timeout": timeout,
+        "max_retries": 0,
+        "http_client": http,
+    }
+    try:
+        if model.api_version is not None:
+            azure = {"azure_endpoint": model.base_url, "api_version": model.api_version}
+            return openai.AsyncAzureOpenAI(**azure, **common)
+        return openai.AsyncOpenAI(base_url=model.base_url, **common)
+    except ImportError as e:
+        raise InputError(
+            "the environment names a SOCKS proxy (ALL_PROXY or the like): pip install socksio, or unset it"
+        ) from e
 
 
-def copy_client(client: Any) -> Any:
-    """Return the same client with connections of its own."""
-    import openai
+def is_of_transport(error: Exception) -> bool:
+    """Tell whether an error comes from beneath openai, as those do that interrupt the reading of an answer."""
+    return type(error).__module__.split(".")[0] in _TRANSPORTS
 
-    return client.copy(
-        http_client=openai.DefaultAsyncHttpxClient(base_url=client.base_url, timeout=client.timeout)
-    )
+
+def what_broke(error: BaseException, timeout: float) -> tuple[str, bool]:
+    """Return why there is no answer, and whether the server may have got the request.
+
+    The class of openai's error says little: over aiohttp it calls a refused connection a timeout.
+    """
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    if any(kind.__name__ in _UNREACHED for e in chain for kind in type(e).__mro__):
+        return f"no connection ({chain[-1]})", False
+    if any(isinstance(e, TimeoutError) for e in chain):
+        return f"no answer within timeout = {timeout:g} s", True
+    return f"a connection that broke off ({type(chain[-1]).__name__})", True
