@@ -75,8 +75,9 @@ def open_client(model: ModelConfig, key: str, timeout: float, connections: int =
     }
     try:
         if model.api_version is not None:
-            azure = {"azure_endpoint": model.base_url, "api_version": model.api_version}
-            return openai.AsyncAzureOpenAI(**azure, **common)
+            return openai.AsyncAzureOpenAI(
+                azure_endpoint=model.base_url, api_version=model.api_version, **common
+            )
         return openai.AsyncOpenAI(base_url=model.base_url, **common)
     except ImportError as e:
         raise InputError(
