@@ -50,6 +50,7 @@ _NEEDS = {
     "Train on your own rows": "accelerate",
     "Recipes": "accelerate",
     "From Python": "accelerate",
+    "Let a language model write the training set": "accelerate",
     "Write a training set": "datasketch",
     "Templates and types of your own": "openai",
     "Filter and count": "matplotlib",
