@@ -175,4 +175,4 @@ def _text(value: Any, name: str) -> str:
 
 def _runs(text: str) -> set[tuple[str, ...]]:
     words = text.casefold().split()
-    return {tuple(words[i : i + _ECHO_WORDS]) for i in range(len(words) - _ECHO_WORDS + 1)}
+    return set(zip(*(words[i:] for i in range(_ECHO_WORDS)), strict=False))
