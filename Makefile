@@ -22,7 +22,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.base
-	$(PIP) -e '.[cpu,eval,torch,train,docs,openai,synth,llama-index,dev]'
+	$(PIP) -e '.[cpu,eval,torch,train,docs,openai,synth,llama-index,serve,dev]'
 	touch $@
 
 demo: $(VENV)/.base

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "train": Entry("training", "train", "Train an embedding model: a paper's recipe, or your own config."),
     "mine": Entry("mining", "mine", "Find hard negatives for training rows."),
     "synth": Entry("synth", "synth", "Let an LLM write training data: tasks, then examples."),
+    "serve": Entry("serving", "serve", "Serve indexes and embedders over HTTP, with a search page."),
     "doctor": Entry("doctor", "doctor", "Check this installation and print the repair of what is wrong."),
 }  # fmt: skip
 

@@ -1,0 +1,65 @@
+"""What a server is told when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPath:
+    """An index and the name that requests call it by."""
+
+    name: str
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bound what one client can cost; sizes in bytes or characters, times in seconds.
+
+    `queue` counts the texts that may wait for an embedder, `searches` the searches under way or waiting;
+    `drain` bounds what is read and dropped of a body that is refused.
+    """
+
+    body: int = 8_000_000
+    texts: int = 2048
+    text_characters: int = 100_000
+    k: int = 1000
+    tasks: int = 8
+    queue: int = 8192
+    searches: int = 256
+    connections: int = 1000
+    header_bytes: int = 32_768
+    drain: int = 64_000_000
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    request_timeout: float = 60.0
+    keep_alive: float = 60.0
+    grace: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Say what is served, to whom, and within which limits.
+
+    `keys` are the API keys, none for a server that asks for none; `hosts` the names that a request's Host header may
+    give (without port), empty for any; `cors` the origins whose pages may read answers; `refresh` the seconds between
+    looks at each index for a new version.
+    """
+
+    indexes: tuple[ServedPath, ...] = ()
+    embedder: str | None = None
+    embedder_options: Mapping[str, Any] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    hosts: tuple[str, ...] = LOOPBACK
+    cors: tuple[str, ...] = ()
+    refresh: float = 1.0
+    access_log: bool = False
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,92 @@
+"""GET /indexes, /tasks, /health, /ready and /metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from embedkit.tasks import BUILT_IN_TASKS
+from embedkit_cli.server.errors import ApiError
+from embedkit_cli.server.indexes import ServedIndex
+from embedkit_cli.server.service import Service
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")
+
+
+async def health(service: Service, request: Request) -> Response:
+    """Answer GET /health: the process lives."""
+    del service, request
+    return _json({"status": "ok"})
+
+
+async def ready(service: Service, request: Request) -> Response:
+    """Answer GET /ready: indexes and embedders are open."""
+    del request
+    service.check_ready()
+    if missing := [served.name for served in service.indexes if served.index is None]:
+        raise ApiError(503, f"not there at present: {', '.join(missing)}")
+    return _json({"status": "ready"})
+
+
+async def metrics(service: Service, request: Request) -> Response:
+    """Answer GET /metrics."""
+    del request
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+async def indexes(service: Service, request: Request) -> Response:
+    """Answer GET /indexes."""
+    del request
+    service.check_ready()
+    return _json({"indexes": [_index(served) for served in service.indexes if served.index is not None]})
+
+
+def _index(served: ServedIndex) -> dict[str, Any]:
+    index = served.current()
+    manifest = index.manifest
+    info = index.embedder.info
+    return {
+        "name": served.name,
+        "documents": manifest.documents,
+        "chunks": manifest.chunks,
+        "languages": dict(manifest.languages),
+        "embedder": {
+            "name": info.name,
+            "fingerprint": manifest.fingerprint,
+            "dim": info.dim,
+            "instruction_trained": info.instruction_trained,
+        },
+        "generation": manifest.generation,
+        "updated": manifest.updated,
+        "tasks": list(index.tasks),
+    }
+
+
+async def tasks(service: Service, request: Request) -> Response:
+    """Answer GET /tasks: those stored with the index, then the built-in ones."""
+    service.check_ready()
+    name = request.query_params.get("index")
+    records: list[dict[str, str]] = []
+    default = None
+    if len(service.indexes) or name is not None:
+        served = service.indexes.get(name)
+        index = served.current()
+        default = index.embedder.info.default_task
+        records = [_task(task, served.name) for task in index.tasks.values()]
+    own = {record["name"] for record in records}
+    records += [_task(task, "built-in") for task in BUILT_IN_TASKS.values() if task.name not in own]
+    return _json({"tasks": records, "default": default})
+
+
+def _task(task: Any, source: str) -> dict[str, str]:
+    return {
+        "name": task.name,
+        "instruction": task.instruction,
+        "description": task.description,
+        "source": source,
+    }

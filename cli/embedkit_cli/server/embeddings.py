@@ -1,0 +1,162 @@
+"""POST /v1/embeddings and GET /v1/models, as OpenAI has them."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from embedkit.texts import is_visible
+from embedkit_cli.server.batching import Unit
+from embedkit_cli.server.embedders import ServedEmbedder
+from embedkit_cli.server.errors import ApiError, invalid
+from embedkit_cli.server.schemas import EmbeddingsBody, read_body
+from embedkit_cli.server.service import Service
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from embedkit_cli.server.config import Limits
+
+
+async def embeddings(service: Service, request: Request) -> Response:
+    """Answer POST /v1/embeddings."""
+    service.check_ready()
+    body = read_body(EmbeddingsBody, request.scope["embedkit.body"])
+    name, embedder = _model(service, body.model)
+    dim = _dimensions(embedder, body.dimensions)
+    units = _units(embedder, body, service.config.limits)
+    done = await asyncio.wrap_future(embedder.batcher.submit(units, count=True))
+    limit = embedder.info.max_length
+    read = sum(min(count, limit) for count in done.tokens)
+    cut = sum(done.tokens) - read
+    headers = {}
+    if cut:
+        service.metrics.truncated.inc(cut)
+        headers["X-Truncated-Tokens"] = str(cut)
+    content = _answer(
+        done.vectors if dim is None else _shortened(done.vectors, dim), name, read, body.encoding_format
+    )
+    return Response(content, headers=headers, media_type="application/json")
+
+
+async def models(service: Service, request: Request) -> Response:
+    """Answer GET /v1/models."""
+    del request
+    service.check_ready()
+    data = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "embedkit", **_described(embedder)}
+        for name, embedder in service.models().items()
+    ]
+    return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
+
+
+def _described(embedder: ServedEmbedder) -> dict[str, Any]:
+    info = embedder.info
+    return {
+        "fingerprint": embedder.fingerprint,
+        "dimensions": info.dim,
+        "shorter_dimensions": [d for d in info.matryoshka_dims if d < info.dim],
+        "max_length": info.max_length,
+        "instruction_trained": info.instruction_trained,
+        "default_task": info.default_task,
+    }
+
+
+def _model(service: Service, wanted: str | None) -> tuple[str, ServedEmbedder]:
+    known = service.models()
+    if not known:
+        raise ApiError(503, "no embedder is open at present: try again later", headers={"Retry-After": "5"})
+    if wanted is None:
+        return next(iter(known.items()))
+    for name, embedder in known.items():
+        if wanted == name or _spelt(wanted) == embedder.spec:
+            return name, embedder
+    raise ApiError(
+        404,
+        f"there is no model {wanted[:80]!r}: this server has {', '.join(known)}",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _spelt(name: str) -> str:
+    from embedkit.registry import BUNDLED, DEFAULT
+
+    # Not `full_name`, which looks for a folder of the name.
+    return BUNDLED if name == DEFAULT else name
+
+
+def _dimensions(embedder: ServedEmbedder, wanted: int | None) -> int | None:
+    info = embedder.info
+    if wanted is None or wanted == info.dim:
+        return None
+    shorter = [d for d in info.matryoshka_dims if d < info.dim]
+    if wanted in shorter:
+        return wanted
+    allowed = " or ".join(map(str, [info.dim, *shorter]))
+    raise invalid(f"dimensions is {wanted}: {info.name} gives {allowed}", "dimensions")
+
+
+def _units(embedder: ServedEmbedder, body: EmbeddingsBody, limits: Limits) -> list[Unit]:
+    if len(body.input) > limits.texts:
+        raise invalid(
+            f"{len(body.input):,} texts are more than the {limits.texts:,} that one request may hold", "input"
+        )
+    asked = body.task is not None or body.instruction is not None
+    role = body.input_type or ("query" if asked else "document")
+    if asked and role != "query":
+        raise invalid(f"a task and an instruction are for queries, and input_type is {role}", "input_type")
+    if body.instruction is not None and len(body.instruction) > limits.text_characters:
+        raise invalid(f"the instruction is longer than {limits.text_characters:,} characters", "instruction")
+    sentence = embedder.instruction_for(body.task, body.instruction) if role == "query" else None
+    for number, text in enumerate(body.input):
+        check_text(
+            text, limits, "input", f"text {number}" if len(body.input) > 1 else "the text", role == "query"
+        )
+    return [Unit(role, sentence, text) for text in body.input]
+
+
+def check_text(text: str, limits: Limits, param: str, what: str, visible: bool) -> None:
+    """Raise ApiError 400 for a text that is empty or too long to be looked at."""
+    if len(text) > limits.text_characters:
+        raise invalid(
+            f"{what} has {len(text):,} characters, more than the {limits.text_characters:,} that one text may have",
+            param,
+        )
+    if not (is_visible(text) if visible else text.strip()):
+        raise invalid(f"{what} is empty: give it some text", param)
+
+
+def _shortened(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    import numpy as np
+
+    cut = vectors[:, :dim]
+    norm = np.linalg.norm(cut, axis=1, keepdims=True)
+    out: NDArray[np.float32] = np.divide(cut, norm, out=np.zeros_like(cut), where=norm > 0)
+    return out
+
+
+def _answer(vectors: NDArray[np.float32], model: str, tokens: int, encoding: str) -> bytes:
+    import numpy as np
+
+    rows: list[Any]
+    if encoding == "base64":
+        raw = np.ascontiguousarray(vectors, "<f4")
+        rows = [binascii.b2a_base64(row, newline=False).decode() for row in raw]
+    else:
+        rows = list(np.ascontiguousarray(vectors))
+    return orjson.dumps(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
+            "model": model,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )

@@ -1,0 +1,180 @@
+"""The middleware every request passes: who asks, how much, how long; what the answer's headers are."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from embedkit_cli.server.errors import ApiError, as_api_error
+from embedkit_cli.server.security import Guard
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from embedkit_cli.server.service import Service
+
+_CONTENT = (
+    b"default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    b"frame-ancestors 'none'"
+)
+_HEADERS = (
+    (b"content-security-policy", _CONTENT),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_WITH_BODY = ("POST", "PUT", "PATCH")
+# Named in metrics; all other paths are counted together.
+_ROUTES = frozenset(
+    (
+        *(
+            "/",
+            "/health",
+            "/ready",
+            "/metrics",
+            "/docs",
+            "/openapi.json",
+            "/indexes",
+            "/tasks",
+            "/search",
+            "/map",
+        ),
+        *("/v1/embeddings", "/v1/models"),
+    )
+)
+
+
+class Gate:
+    """Pure ASGI: checks before the application sees a request, one shape for every error after it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._limits = service.config.limits
+        self._guard = Guard(service.config)
+        self._metrics = service.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = secrets.token_hex(8)
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()), *_HEADERS, (b"x-request-id", request_id.encode())
+                ]  # fmt: skip
+            await send(message)
+
+        scope["embedkit.id"] = request_id
+        self._metrics.under_way.inc()
+        try:
+            await self._pass(scope, receive, answer)
+        except Exception as e:
+            if status:
+                raise  # the answer has begun: the connection is closed
+            error = as_api_error(e, request_id)
+            await error.response()(scope, receive, answer)
+        finally:
+            self._metrics.under_way.dec()
+            self._count(scope["path"], status, time.perf_counter() - began)
+
+    async def _pass(self, scope: Scope, receive: Receive, answer: Send) -> None:
+        self._guard.check(scope["path"], scope["headers"])
+        if sum(len(n) + len(v) for n, v in scope["headers"]) > self._limits.header_bytes:
+            raise ApiError(431, "the headers are too large", headers={"Connection": "close"})
+        if scope["method"] in _WITH_BODY:
+            scope["embedkit.body"] = await self._body(scope, receive)
+            receive = _replayed(scope["embedkit.body"], receive)
+        try:
+            async with asyncio.timeout(self._limits.request_timeout) as time_limit:
+                await self._app(scope, receive, answer)
+        except TimeoutError:
+            if not time_limit.expired():
+                raise
+            seconds = self._limits.request_timeout
+            raise ApiError(
+                504, f"no answer within {seconds:g} s: ask for less, or try again later", code="timeout"
+            ) from None
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """Return the whole body. Raises ApiError 413 for one that is too large, 408 for one that is too slow."""
+        most = self._limits.body
+        announced = _announced(scope)
+        close = {"Connection": "close"}
+        try:
+            async with asyncio.timeout(self._limits.body_timeout):
+                if announced > most:
+                    await self._drop(scope, receive, announced)
+                    raise ApiError(413, _too_large(most), headers=close)
+                parts: list[bytes] = []
+                size = 0
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(
+                            400, "the connection was closed before the body was complete", headers=close
+                        )
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > most:
+                        parts.clear()
+                        await self._drop(scope, receive, self._limits.drain)
+                        raise ApiError(413, _too_large(most), headers=close)
+                    if not message.get("more_body", False):
+                        return b"".join([*parts, part]) if parts else part
+                    parts.append(part)
+        except TimeoutError:
+            seconds = self._limits.body_timeout
+            raise ApiError(408, f"the body did not arrive within {seconds:g} s", headers=close) from None
+
+    async def _drop(self, scope: Scope, receive: Receive, size: int) -> None:
+        """Read on and keep nothing: a client that is still writing when the connection closes sees no answer."""
+        if any(name == b"expect" for name, _ in scope["headers"]) or size > self._limits.drain:
+            return
+        left = self._limits.drain
+        while left > 0:
+            message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return
+            left -= len(message.get("body", b""))
+
+    def _count(self, path: str, status: int, seconds: float) -> None:
+        route = path if path in _ROUTES else "/static" if path.startswith("/static/") else "other"
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.latency.labels(route).observe(seconds)
+        if status == 429:
+            self._metrics.rejected.inc()
+
+
+def _announced(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) < 19 else 0
+    return 0
+
+
+def _too_large(most: int) -> str:
+    return f"the body is larger than {most:,} bytes: send less at a time"
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body once more, and then what comes after it."""
+    waiting = [body]
+
+    async def again() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return again

@@ -1,0 +1,111 @@
+"""HTTP on one connection, as uvicorn speaks it, with the bounds that it leaves to a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from embedkit_cli.server.config import Limits
+from embedkit_cli.server.errors import ApiError
+
+# Seconds without a byte taken after which a reader of a long answer is given up.
+_STUCK = 30.0
+
+
+def bounded(limits: Limits) -> type[HttpToolsProtocol]:
+    """Return the protocol class for these limits; uvicorn makes one object a connection."""
+
+    class Bounded(HttpToolsProtocol):
+        """Close connections whose headers are slow or long, and those whose reader has stopped."""
+
+        _timer: asyncio.TimerHandle | None = None
+        _head = 0
+        _unread = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                self._refuse(503, "the server has as many connections as it takes", {"Retry-After": "1"})
+                return
+            self._await_headers()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._cancel()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
+            if self._timer is None and self._between_requests:
+                self._await_headers()
+            if self._timer is not None:
+                self._head += len(data)
+            super().data_received(data)
+            if self._timer is not None and self._head > limits.header_bytes:
+                self._refuse(431, "the headers are too large")
+
+        def on_headers_complete(self) -> None:
+            self._cancel()
+            super().on_headers_complete()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch_reader()
+
+        def timeout_keep_alive_handler(self) -> None:
+            if not self.transport.is_closing() and not self.transport.get_write_buffer_size():
+                self.transport.close()
+
+        @property
+        def _between_requests(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _await_headers(self) -> None:
+            self._head = 0
+            self._timer = self.loop.call_later(limits.header_timeout, self._slow)
+
+        def _slow(self) -> None:
+            if self._head:
+                self._refuse(408, f"the headers did not arrive within {limits.header_timeout:g} s")
+            else:
+                self.transport.close()
+
+        def _cancel(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _watch_reader(self) -> None:
+            unread = self.transport.get_write_buffer_size()
+            if unread:
+                self._unread = unread
+                self.loop.call_later(_STUCK, self._give_up)
+
+        def _give_up(self) -> None:
+            unread = self.transport.get_write_buffer_size()
+            if unread and unread >= self._unread:
+                self.transport.abort()
+            elif unread:
+                self._watch_reader()
+
+        def _refuse(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+            self._cancel()
+            self.transport.write(_plain(ApiError(status, message, headers=headers)))
+            self.transport.close()
+
+    return Bounded
+
+
+def _plain(error: ApiError) -> bytes:
+    from http import HTTPStatus
+
+    headers: dict[str, Any] = {
+        "content-type": "application/json", "content-length": len(error.body), "connection": "close", **error.headers
+    }  # fmt: skip
+    lines = [
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+        *(f"{n}: {v}" for n, v in headers.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + error.body

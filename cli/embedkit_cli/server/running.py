@@ -1,0 +1,115 @@
+"""Run a server in this process: its socket, its signals, its log, and the line that says it is ready."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import click
+import uvicorn
+
+from embedkit.errors import InputError
+from embedkit_cli.server.app import create_app
+from embedkit_cli.server.config import ServerConfig
+from embedkit_cli.server.protocol import bounded
+
+
+class _Server(uvicorn.Server):
+    """Stop on SIGINT and SIGTERM after the requests under way, and end as a command that did its work."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again at the end: the exit code would be that of a killed process.
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def serve(config: ServerConfig) -> None:
+    """Serve until a signal comes. Raises InputError where the port cannot be had, and what opening raises."""
+    listening = _bound(config.host, config.port)
+    host, port = listening.getsockname()[:2]
+    place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    _log_to_stderr(config.access_log)
+    errors: list[BaseException] = []
+
+    def opened() -> None:
+        click.echo(f"serving {_what(config)} at {place} (Ctrl-C stops)")
+
+    def failed(error: BaseException) -> None:
+        errors.append(error)
+        server.should_exit = True
+
+    limits = config.limits
+    server = _Server(
+        uvicorn.Config(
+            create_app(config, opened, failed),
+            http=bounded(limits),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=config.access_log,
+            server_header=False,
+            timeout_keep_alive=int(limits.keep_alive),
+            timeout_graceful_shutdown=int(limits.grace),
+        )
+    )
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
+    if errors:
+        raise errors[0]
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(2048)
+        made.set_inheritable(True)
+    except (OSError, OverflowError) as e:
+        raise InputError(_problem(host, port, e)) from None
+    return made
+
+
+def _problem(host: str, port: int, error: OSError | OverflowError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"--host {host} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE:
+        return f"port {port} is in use: stop what uses it, or choose another with --port (0 takes a free one)"
+    if number == errno.EACCES:
+        return f"port {port} needs special rights: choose one from 1024 on with --port"
+    if number == errno.EADDRNOTAVAIL:
+        return f"--host {host} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
+    return f"{host}, port {port}, cannot be listened on: {error}"
+
+
+def _what(config: ServerConfig) -> str:
+    count = len(config.indexes)
+    if not count:
+        return f"embeddings of {config.embedder}"
+    return f"{count} index" + ("es" if count > 1 else "")
+
+
+def _log_to_stderr(access: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name, level in (("embedkit.server", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    if access:
+        logger = logging.getLogger("uvicorn.access")
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)

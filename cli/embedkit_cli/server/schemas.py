@@ -1,0 +1,144 @@
+"""What requests hold: checked here, and described so in the server's OpenAPI."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from embedkit_cli.server.errors import ApiError, invalid
+
+_M = TypeVar("_M", bound=BaseModel)
+# Deeper than any filter may be (64 levels, an object and a list each), and far from the end of Python's stack.
+_DEEPEST = 200
+
+
+def _checked_input(value: Any) -> Any:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise ValueError("give a text or a list of texts")
+    if not value:
+        raise ValueError("the list is empty: give at least one text")
+    for number, text in enumerate(value):
+        if isinstance(text, str):
+            continue
+        if isinstance(text, int | list) and not isinstance(text, bool):
+            raise ValueError(
+                "token arrays are not taken, as they belong to another model's tokenizer: give texts"
+            )
+        raise ValueError(f"item {number} is no text")
+    return value
+
+
+_INPUT = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+    ],
+    "description": "A text, or several. Token arrays are refused: they belong to another model's tokenizer.",
+}
+Texts = Annotated[list[str], BeforeValidator(_checked_input), WithJsonSchema(_INPUT)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class EmbeddingsBody(_Body):
+    """The body of POST /v1/embeddings: OpenAI's, with `input_type`, `task` and `instruction`."""
+
+    input: Texts
+    model: str | None = Field(None, description="One of GET /v1/models; else the first of them.")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(
+        None, ge=1, description="Shorter vectors, where the model was trained to be cut."
+    )
+    user: str | None = Field(None, description="Taken as OpenAI takes it, and not used.")
+    input_type: Literal["query", "document", "rendered"] | None = Field(
+        None,
+        description="A query carries a task's instruction, a document none, and a rendered text is encoded as it is; "
+        "else document, or query where a task or an instruction is given.",
+    )
+    task: str | None = Field(None, description="The task of the queries, one of GET /tasks.")
+    instruction: str | None = Field(None, description="What the queries should find, in your own words.")
+
+
+class TaskBody(_Body):
+    """A task in the words of whoever asks."""
+
+    instruction: str = Field(min_length=1)
+
+
+class ContextBody(_Body):
+    """How the hits become a text for a language model."""
+
+    budget: int = Field(2000, ge=1, description="The most tokens.")
+    format: Literal["text", "markdown", "json", "messages"] = "text"
+
+
+class SearchBody(_Body):
+    """The body of POST /search."""
+
+    query: str = Field(min_length=1)
+    index: str | None = Field(None, description="One of GET /indexes; else the first of them.")
+    tasks: list[str | TaskBody] | None = Field(
+        None,
+        min_length=1,
+        description="Tasks by name or in your own words, answered side by side; else the embedder's default.",
+    )
+    k: int = Field(10, ge=1, description="How many hits.")
+    lang: str | None = Field(None, description="Find chunks of this language alone.")
+    where: str | dict[str, Any] | None = Field(None, description="A filter, as text or as an object.")
+    mode: Literal["dense", "hybrid", "lexical"] = "dense"
+    weights: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="Of vectors and words, with mode hybrid."
+    )
+    recall: float | None = Field(
+        None, gt=0, le=1, description="Recall@10 to reach, by the index's own measurement."
+    )
+    explain: bool = Field(False, description="Show the exact encoded strings and their tokens.")
+    snippets: bool = Field(True, description="Show the passage of each chunk that matches best.")
+
+
+def read_body(model: type[_M], raw: bytes) -> _M:
+    """Return the body that these bytes are. Raises ApiError 400 saying which field is wrong."""
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError as e:
+        raise invalid(f"the body is no JSON: {str(e)[:200]}", code="invalid_json") from None
+    if not isinstance(data, dict):
+        raise invalid("the body is no JSON object")
+    for name in data:
+        if name not in model.model_fields:
+            near = difflib.get_close_matches(name[:40], model.model_fields, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
+            raise invalid(f"there is no field {name[:60]!r}: {advice}", name[:60], "unknown_field")
+    _check_depth(data)
+    try:
+        return model.model_validate(data)
+    except ValidationError as e:
+        raise _told(e) from None
+
+
+def _told(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return invalid(f"{place}: {message[:1].lower()}{message[1:]}", place)
+
+
+def _check_depth(data: Any) -> None:
+    level = [data]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise invalid(f"the body is nested more than {_DEEPEST} levels deep: write it flatter")

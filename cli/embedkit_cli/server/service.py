@@ -1,0 +1,80 @@
+"""What the endpoints of a server share."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from embedkit_cli.server.config import ServerConfig
+from embedkit_cli.server.embedders import EmbedderPool, ServedEmbedder
+from embedkit_cli.server.errors import ApiError
+from embedkit_cli.server.indexes import ServedIndexes
+from embedkit_cli.server.metrics import Metrics
+
+
+class Service:
+    """Hold the indexes, the embedders and the threads that search; `open` them before requests come."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.embedders = EmbedderPool(config.limits.queue, self.metrics.batch)
+        self.indexes = ServedIndexes(config.indexes, self.embedders)
+        self.ready = False
+        self.searching = 0
+        self.searchers = ThreadPoolExecutor(min(os.cpu_count() or 1, 4) + 1, "embedkit-search")
+        self.metrics.watch(
+            lambda: sum(e.batcher.waiting for e in self.embedders.all()), lambda: self.searching
+        )
+
+    def open(self) -> None:
+        """Open all that is served. Raises what opening an index or an embedder raises."""
+        if self.config.embedder is not None:
+            self.embedders.open_own(self.config.embedder, self.config.embedder_options)
+        for served in self.indexes:
+            served.open()
+        for embedder in self.embedders.all():
+            # More than one batch, so that what an embedder compiles for many texts is there.
+            embedder.encode_document(["a text to get warm with " * 8] * 64)
+        self.ready = True
+        self.indexes.watch(self.config.refresh)
+
+    def open_beside(self, opened: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+        """Open all in a thread, so that /health answers meanwhile."""
+
+        def run() -> None:
+            try:
+                self.open()
+            except BaseException as e:  # told to the main thread, which ends with it
+                failed(e)
+            else:
+                opened()
+
+        threading.Thread(target=run, name="embedkit-open", daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self.indexes.stop()
+        self.searchers.shutdown(wait=False, cancel_futures=True)
+        for embedder in self.embedders.all():
+            embedder.batcher.close()
+
+    def check_ready(self) -> None:
+        """Raise ApiError 503 while indexes and embedders are being opened."""
+        if not self.ready:
+            raise ApiError(503, "the server is starting: try again in a moment", headers={"Retry-After": "1"})
+
+    def models(self) -> dict[str, ServedEmbedder]:
+        """Return the embedders by the names that requests may call them."""
+        return named(self.embedders.all())
+
+
+def named(embedders: Sequence[ServedEmbedder]) -> dict[str, ServedEmbedder]:
+    """Return embedders by name; the second of a name bears its fingerprint too."""
+    out: dict[str, ServedEmbedder] = {}
+    for embedder in embedders:
+        name = embedder.info.name
+        out[name if name not in out else f"{name}@{embedder.fingerprint}"] = embedder
+    return out

@@ -1,0 +1,172 @@
+"""`embedkit serve`: indexes and embedders over HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedkit_cli.options import debug_option, embedder_options, given, parse_pairs
+from embedkit_cli.output import note
+
+if TYPE_CHECKING:
+    from embedkit_cli.server.config import ServedPath
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@click.command()
+@click.argument("indexes", metavar="[INDEX]…", nargs=-1)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Address to listen on."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    metavar="N",
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--api-key",
+    "api_key",
+    metavar="KEY",
+    help="Key that requests must bear; better in EMBEDKIT_API_KEY, where other users of the machine do not see it.",
+)
+@click.option("--api-key-file", metavar="FILE", help="File of keys, one a line.")
+@click.option(
+    "--insecure", is_flag=True, help="Listen on another address than this machine's own without a key."
+)
+@click.option(
+    "--allow-host", "hosts", metavar="NAME", multiple=True, help="Further name that the server answers to."
+)
+@click.option(
+    "--cors",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Let pages of this origin read answers, such as https://example.org.",
+)
+@click.option(
+    "--refresh",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to look for a new version of each index.",
+)
+@click.option("--access-log", is_flag=True, help="Log every request.")
+@embedder_options
+@debug_option
+def serve(
+    *,
+    indexes: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key: str | None,
+    api_key_file: str | None,
+    insecure: bool,
+    hosts: tuple[str, ...],
+    cors: tuple[str, ...],
+    refresh: float,
+    access_log: bool,
+    embedder: str | None,
+    pairs: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Serve indexes over HTTP: a search API, embeddings as OpenAI's API has them, and a page at /.
+
+    An index is called by its directory's last name, or NAME=DIR. Without an index, --embedder is served alone.
+
+    \b
+    embedkit serve docs.index
+    embedkit serve docs.index faq=faq.index --port 8080
+    embedkit serve --embedder bundled
+    """
+    from embedkit.errors import InputError, MissingExtraError
+
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as e:
+        raise MissingExtraError("embedkit serve", "serve") from e
+    from embedkit_cli.server.config import LOOPBACK, ServerConfig
+    from embedkit_cli.server.running import serve as run
+
+    if not indexes and embedder is None:
+        raise InputError("name an index to serve, or an embedder with --embedder")
+    keys = _keys(api_key, api_key_file)
+    if host not in _LOOPBACK and not keys and not insecure:
+        raise InputError(
+            f"--host {host} lets other machines ask: set a key with --api-key-file or EMBEDKIT_API_KEY, or add --insecure"
+        )
+    own = embedder is not None
+    if not own and (pairs or any(v is not None for v in options.values())):
+        raise InputError("options of the embedder are given without --embedder: name it")
+    run(
+        ServerConfig(
+            indexes=_paths(indexes),
+            embedder=embedder,
+            embedder_options={**parse_pairs(pairs), **given(**options)} if own else {},
+            host=host,
+            port=port,
+            keys=keys,
+            hosts=(*LOOPBACK, *hosts) if host in _LOOPBACK else hosts,
+            cors=cors,
+            refresh=refresh,
+            access_log=access_log,
+        )
+    )
+
+
+def _keys(key: str | None, path: str | None) -> tuple[str, ...]:
+    from embedkit.errors import InputError
+
+    if key is not None:
+        note(
+            "a key on the command line is seen by all users of this machine: EMBEDKIT_API_KEY or --api-key-file hides it"
+        )
+    keys = [k for k in (key, os.environ.get("EMBEDKIT_API_KEY")) if k is not None]
+    if path is not None:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise InputError(
+                f"--api-key-file {path} cannot be read: {getattr(e, 'strerror', None) or e}"
+            ) from None
+        found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not found:
+            raise InputError(f"--api-key-file {path} holds no key: write one a line")
+        keys += found
+    for one in keys:
+        if not one.strip() or not one.isascii() or any(c.isspace() for c in one):
+            raise InputError("an API key is empty, or holds spaces or letters outside ASCII: choose another")
+    return tuple(keys)
+
+
+def _paths(named: Sequence[str]) -> tuple[ServedPath, ...]:
+    from embedkit.errors import InputError
+    from embedkit_cli.server.config import ServedPath
+    from embedkit_indexes.manifest import Manifest
+
+    out: dict[str, ServedPath] = {}
+    for text in named:
+        name, equals, directory = text.partition("=")
+        # A directory whose own name holds an equals sign is that directory.
+        if equals and directory and not Path(text).exists():
+            path = Path(directory)
+        else:
+            path = Path(text)
+            name = path.resolve().name
+        if not name:
+            raise InputError(f"{text!r} names no index: write DIR or NAME=DIR")
+        Manifest.read(path)
+        if name in out:
+            raise InputError(
+                f"two indexes are called {name!r}: name one of them otherwise, as in other={path}"
+            )
+        out[name] = ServedPath(name, path.resolve())
+    return tuple(out.values())
