@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import click
 
 from embedkit_cli.options import EmbedderChoice, common, embedder_options
 from embedkit_cli.output import note, print_json
+from embedkit_cli.synth_rows_filters import choose
 from embedkit_cli.synth_rows_output import print_report, print_statistics, warn_of_judge
-
-if TYPE_CHECKING:
-    from embedkit_trainer.synthesis.filters.example import Filter
+from embedkit_cli.synth_running import end
 
 
 @click.command("filter")
@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     default=True,
     show_default=True,
     help="Drop rows not as long as was drawn for them, or with an unfilled {placeholder}.",
+)
+@click.option(
+    "--placeholders/--no-placeholders",
+    default=True,
+    show_default=True,
+    help="Drop rows with a value that their template cannot have drawn.",
 )
 @click.option(
     "--factor",
@@ -85,6 +91,14 @@ if TYPE_CHECKING:
 )
 @click.option("--relabel", is_flag=True, help="Let such a negative and the positive change places.")
 @click.option(
+    "--judge", metavar="CONFIG", help="Let the models of this synthesis judge that, not an embedder."
+)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a value of CONFIG.")
+@click.option(
+    "--no-budget", is_flag=True, help="Judge without prices; ceilings on requests and tokens still hold."
+)
+@click.option("--retry-failed", is_flag=True, help="Ask again where the judge's answer could not be used.")
+@click.option(
     "--max-ratio",
     type=float,
     metavar="X",
@@ -122,8 +136,10 @@ def filter_(
     embedkit synth filter data/synthetic -o data/filtered --near-duplicates 0.8
     embedkit synth filter rows.jsonl -o kept.jsonl --consistency --max-ratio 0.95
     embedkit synth filter rows.jsonl -o kept.jsonl --evaluation mteb/ --force
+    embedkit synth filter rows.jsonl -o kept.jsonl --consistency --judge judge.toml
 
-    ROWS is a file, a folder or a glob. What is dropped lies in OUT.dropped, a file for each reason, and report.json.
+    ROWS is a file, a folder or a glob. What is dropped lies in OUT.dropped, a file for each reason, and report.json;
+    a judge's verdicts lie in OUT.judge, and are not asked for again.
     """
     from embedkit_cli.progress import Meter, estimate_documents
     from embedkit_trainer.synthesis.filters.output import Target
@@ -133,85 +149,21 @@ def filter_(
     choice = EmbedderChoice.of(
         embedder, pairs, device=device, dtype=dtype, token_budget=token_budget, dim=dim
     )
-    filters = _filters(choice, **rules)
     with Meter("rows") as meter:
+        chosen = choose(choice, target.verdicts, meter, **rules)
         meter.expect(estimate_documents(map(str, target.inputs)) if meter.shown else None)
-        report = filter_rows(target, filters, workers=workers, watch=lambda n: meter.update("filtering", n))
-    warn_of_judge(report, choice.name)
+        report = filter_rows(
+            target, chosen.filters, workers=workers, watch=lambda n: meter.update("filtering", n)
+        )
+    warn_of_judge(report, chosen.judges or choice.name)
+    judging = chosen.judge.report if chosen.judge else None
     if as_json:
-        print_json({"output": str(target.path), "beside": str(target.beside), **report.to_dict()})
+        facts = {"judging": asdict(judging)} if judging else {}
+        print_json({"output": str(target.path), "beside": str(target.beside), **report.to_dict(), **facts})
     else:
         print_report(report, str(target.path), str(target.beside))
-
-
-def _filters(
-    choice: EmbedderChoice,
-    *,
-    duplicates: bool,
-    language: bool,
-    sure: float,
-    lengths: bool,
-    factor: float,
-    slack: float,
-    evaluation: tuple[str, ...],
-    ngram: int,
-    near: float | None,
-    consistency: bool,
-    relabel: bool,
-    max_ratio: float | None,
-) -> list[Filter]:
-    """Return the filters that were asked for, the cheap ones first: later ones see fewer rows."""
-    from embedkit.errors import InputError
-    from embedkit.registry import DEFAULT
-    from embedkit_trainer.synthesis.filters.compliance import LengthFilter
-    from embedkit_trainer.synthesis.filters.duplicates import DuplicateFilter
-
-    made: list[Filter] = []
-    if duplicates:
-        made.append(DuplicateFilter())
-    if language:
-        made.append(_language_filter(sure))
-    if lengths:
-        made.append(LengthFilter(factor, slack))
-    if evaluation:
-        from embedkit_trainer.synthesis.filters.contamination import ContaminationFilter
-
-        made.append(ContaminationFilter(evaluation, ngram))
-    if near is not None:
-        from embedkit_trainer.synthesis.filters.near import NearDuplicateFilter
-
-        made.append(NearDuplicateFilter(near))
-    if consistency or relabel or max_ratio is not None:
-        made += _ranking_filters(choice, consistency or relabel, relabel, max_ratio)
-    elif choice.options or choice.name != DEFAULT:
-        raise InputError(
-            "an embedder judges for --consistency, --relabel and --max-ratio alone: give one of them"
-        )
-    if not made:
-        raise InputError("every filter is turned off: leave one on")
-    return made
-
-
-def _language_filter(sure: float) -> Filter:
-    from embedkit_indexes.corpus.language import identify_language, known_languages
-    from embedkit_trainer.synthesis.filters.language import LanguageFilter
-
-    return LanguageFilter(identify_language, known_languages(), sure)
-
-
-def _ranking_filters(
-    choice: EmbedderChoice, consistency: bool, relabel: bool, max_ratio: float | None
-) -> list[Filter]:
-    from embedkit_trainer.synthesis.filters.ranking import ConsistencyFilter, Cosines, NegativeFilter
-
-    opened = choice.open()
-    if not opened.info.instruction_trained:
-        note(f"{opened.info.name} was not trained on instructions: it judges the bare queries")
-    cosines = Cosines(opened)
-    made: list[Filter] = [ConsistencyFilter(cosines, relabel=relabel)] if consistency else []
-    if max_ratio is not None:
-        made.append(NegativeFilter(cosines, max_ratio))
-    return made
+    if judging is not None and chosen.config is not None:
+        end(judging, chosen.config, as_json)
 
 
 @click.command("stats")

@@ -38,14 +38,14 @@ def print_report(report: FilterReport, output: str, beside: str) -> None:
         screen.print(Text(f"with their reasons in {beside}", style="dim"))
 
 
-def warn_of_judge(report: FilterReport, embedder: str) -> None:
-    """Tell when an embedder finds more fault than rows are likely to have."""
+def warn_of_judge(report: FilterReport, judge: str) -> None:
+    """Tell when an embedder or a model finds more fault than rows are likely to have."""
     for count in report.filters:
-        found = sum(count.dropped.values()) + sum(count.changed.values())
+        found = count.dropped.get("inconsistent", 0) + count.changed.get("relabelled", 0)
         if count.name == "consistency" and found > _MUCH * count.seen:
             note(
-                f"{embedder} takes a negative for the better answer in {found / count.seen:.0%} of the rows: look at some of "
-                "them, for a stronger embedder may think otherwise"
+                f"{judge} takes a negative for the better answer in {found / count.seen:.0%} of the rows: look at some of "
+                "them, for a stronger judge may think otherwise"
             )
 
 

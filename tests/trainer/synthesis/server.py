@@ -31,8 +31,18 @@ def answer(prompt: str) -> str:
         return json.dumps(
             {"tasks": [_words(source, 10) for _ in range(int(re.findall(r"(\d+) ", prompt)[0]))]}
         )
+    if '"ranking"' in prompt:
+        return json.dumps({"ranking": _ranking(prompt)})
     fields = [name for name in FIELDS if f'"{name}"' in prompt]
     return json.dumps({name: _words(source, 14) for name in fields})
+
+
+def _ranking(prompt: str) -> list[int]:
+    """Return the texts' numbers, those first that hold the most words of the query."""
+    query = re.search(r"(?m)^(?:Query|Input): (.*)$", prompt)
+    words = set(query[1].split() if query else ())
+    found = re.findall(r"(?m)^\[(\d+)\]\n(.*)$", prompt)
+    return [n for _, n in sorted((-len(words & set(text.split())), int(number)) for number, text in found)]
 
 
 def _words(source: random.Random, count: int) -> str:

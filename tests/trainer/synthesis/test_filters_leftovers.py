@@ -19,12 +19,13 @@ from tests.trainer.synthesis.made_rows import read, write
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 
 
-def _start(rows: Path, output: Path, moves: int = 99, begun: Callable[[], object] = lambda: None) -> int:
+def _start(rows: Path, output: Path, moves: int = 99, begun: Callable[[], None] = lambda: None) -> int:
     """Start a process that filters, and kills itself once it has moved so many files or folders into place."""
     process = os.fork()
     if process:
         return process
-    rename, done = Path.rename, []
+    rename = Path.rename
+    done: list[Path] = []
 
     def counted(self: Path, target: Path) -> Path:
         if len(done) == moves:

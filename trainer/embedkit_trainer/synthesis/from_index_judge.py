@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Cases:
         self._numbers = list(self.rows)
         self._after = {number: place for place, number in enumerate(self._numbers)}
 
-    def __contains__(self, number: int) -> bool:
+    def __contains__(self, number: object) -> bool:
         """Return whether there is a query of that number."""
         return number in self.rows
 
@@ -173,9 +173,9 @@ class JudgePlan(RequestPlan):
 
 
 class JudgeStore(Store):
-    """Keep verdicts; only queries that were written are asked about."""
+    """Keep verdicts; only `cases` that there are, by number, are asked about."""
 
-    def __init__(self, folder: Path, digest: str, parts: Mapping[str, str], cases: Cases) -> None:
+    def __init__(self, folder: Path, digest: str, parts: Mapping[str, str], cases: Container[int]) -> None:
         super().__init__(folder, digest, parts)
         self._cases = cases
 

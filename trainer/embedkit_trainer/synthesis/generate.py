@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embedkit_trainer.synthesis.budget import Forecast
 from embedkit_trainer.synthesis.export import export_rows
+from embedkit_trainer.synthesis.filters.placeholders import write_declared
 from embedkit_trainer.synthesis.plan import RequestPlan
 from embedkit_trainer.synthesis.pools import read_tasks
 from embedkit_trainer.synthesis.running import Progress, Run, RunReport
@@ -60,5 +61,6 @@ def generate(
             stop_wanted=stop_wanted,
         )
         report = asyncio.run(run.run())
+        write_declared(Path(config.rows), plan.declared)
         rows = export_rows(folder, config.rows, config.task_types)
     return GenerateReport(report, rows, config.rows)

@@ -124,6 +124,13 @@ class _Plan:
             "models": _digest(models),
         }
 
+    @property
+    def declared(self) -> dict[str, dict[str, list[str]]]:
+        """What each template's placeholders are drawn from."""
+        return {
+            name: {key: choice.things for key, choice in choices} for name, choices in self._drawn.items()
+        }
+
     def _weights(self, template: Template) -> dict[str, Mapping[str, float]]:
         given = {**self.config.placeholders.get("*", {}), **self.config.placeholders.get(template.type, {})}
         return {

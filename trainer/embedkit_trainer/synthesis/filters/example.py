@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from embedkit_trainer.data.rows import Row
 
@@ -99,4 +99,15 @@ class Filter(Protocol):
 
     def check(self, batch: Sequence[Example]) -> list[Outcome]:
         """Return one outcome for each example, in their order."""
+        ...
+
+
+@runtime_checkable
+class WholeFilter(Protocol):
+    """Judge examples once all were seen: batches come back in their order, and each outcome in its batch."""
+
+    name: ClassVar[str]
+
+    def check_all(self, batches: Iterator[list[Example]]) -> Iterator[list[Outcome]]:
+        """Yield the outcomes of each batch."""
         ...

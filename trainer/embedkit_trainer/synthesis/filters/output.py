@@ -16,6 +16,7 @@ from embedkit.syncing import sync_file, sync_folder
 from embedkit_trainer.data.files import kind_of, row_files, store_error, writer
 from embedkit_trainer.synthesis.filters.example import Changed, Dropped, Example
 from embedkit_trainer.synthesis.filters.leftovers import claimed, clear, mark_complete, whole_of
+from embedkit_trainer.synthesis.filters.placeholders import DECLARED, find_declared
 
 REPORT = "report.json"
 
@@ -52,13 +53,18 @@ class Target:
                 f"cannot write filtered rows to {path}: name a folder, or a file ending in .jsonl"
             )
         given = Path(rows).expanduser()
-        for place in (path, beside):
+        for place in (path, beside, path.with_name(f"{_stem(path)}.judge")):
             _check_apart(place, inputs, given if given.is_dir() else None)
         clear(path, beside)
         for place in (path, beside):
             if place.exists():
                 _check_ours(place, beside, as_file=place == path and bool(kind_of(path)), replace=replace)
         return cls(path, beside, inputs, Path(os.path.commonpath([file.parent for file in inputs])))
+
+    @property
+    def verdicts(self) -> Path:
+        """Return the folder beside the output where a model's verdicts stay, whatever becomes of the output."""
+        return self.path.with_name(f"{_stem(self.path)}.judge")
 
     def name(self, file: Path) -> str:
         """Return where the kept rows of an input file go, below the output where that is a folder."""
@@ -133,7 +139,10 @@ class Writer:
         self._aside[name].write(_line({**example.record, kind: why}))
 
     def report(self, record: Mapping[str, Any]) -> None:
-        """Write the report beside the dropped rows."""
+        """Write the report beside the dropped rows, and what placeholders are drawn from beside the kept ones."""
+        declared = find_declared(self._target.inputs[0].parent)
+        if declared is not None and not kind_of(self._target.path):
+            shutil.copyfile(declared, self.kept / DECLARED)
         text = json.dumps(record, ensure_ascii=False, indent=1)
         (self.beside / REPORT).write_text(text + "\n", encoding="utf-8")
 

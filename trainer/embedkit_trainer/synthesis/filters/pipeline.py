@@ -14,7 +14,14 @@ from typing import Any
 
 from embedkit.errors import EmbedkitError, InputError
 from embedkit_trainer.data.rows import read_records
-from embedkit_trainer.synthesis.filters.example import Changed, Dropped, Example, Filter, Outcome
+from embedkit_trainer.synthesis.filters.example import (
+    Changed,
+    Dropped,
+    Example,
+    Filter,
+    Outcome,
+    WholeFilter,
+)
 from embedkit_trainer.synthesis.filters.output import Target, Writer, writing
 
 _BATCH = 1024
@@ -25,7 +32,10 @@ _WORTH_WORKERS = 8 << 20
 
 @dataclass(slots=True)
 class FilterCount:
-    """Count what one filter saw and what it did, by reason; `seconds` are this process's own."""
+    """Count what one filter saw and what it did, by reason; `seconds` are this process's own.
+
+    Those of a filter that waits for all rows are not counted.
+    """
 
     name: str
     seen: int = 0
@@ -55,7 +65,7 @@ class FilterReport:
 
 def filter_rows(
     target: Target,
-    filters: Sequence[Filter],
+    filters: Sequence[Filter | WholeFilter],
     *,
     workers: int = 0,
     watch: Callable[[int], None] | None = None,
@@ -72,7 +82,7 @@ def filter_rows(
     started = time.perf_counter()
     report = FilterReport(filters=[FilterCount(judge.name) for judge in filters])
     large = sum(file.stat().st_size for file in target.inputs) >= _WORTH_WORKERS
-    wanted = workers if large and any(judge.parallel for judge in filters) else 0
+    wanted = workers if large and any(_is_parallel(judge) for judge in filters) else 0
     first = ""
     with _pool(wanted) as pool, writing(target) as out:
         batches = _read(target.inputs, report, watch)
@@ -113,7 +123,7 @@ def _read(
 
 def _survivors(
     batches: Iterator[list[Example]],
-    judge: Filter,
+    judge: Filter | WholeFilter,
     count: FilterCount,
     out: Writer,
     pool: tuple[Executor | None, int],
@@ -134,8 +144,16 @@ def _survivors(
 
 
 def _judged(
-    batches: Iterator[list[Example]], judge: Filter, count: FilterCount, pool: Executor | None, workers: int
+    batches: Iterator[list[Example]],
+    judge: Filter | WholeFilter,
+    count: FilterCount,
+    pool: Executor | None,
+    workers: int,
 ) -> Iterator[list[Outcome]]:
+    if isinstance(judge, WholeFilter):
+        yield from judge.check_all(batches)
+        return
+
     def clocked(do: Callable[[], list[Outcome]]) -> list[Outcome]:
         started = time.perf_counter()
         found = do()
@@ -153,6 +171,10 @@ def _judged(
             yield clocked(lambda: _answer(sent.popleft()))
     while sent:
         yield clocked(lambda: _answer(sent.popleft()))
+
+
+def _is_parallel(judge: Filter | WholeFilter) -> bool:
+    return not isinstance(judge, WholeFilter) and judge.parallel
 
 
 def _answer(future: Future[list[Outcome]]) -> list[Outcome]:

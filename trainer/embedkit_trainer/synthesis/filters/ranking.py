@@ -23,7 +23,7 @@ _Key = tuple[bool, str | None, str]  # is it a query, its instruction, its text
 
 
 class Scorer(Protocol):
-    """Whatever says how near documents are to a query: an embedder, a cross-encoder, an LLM as the judge."""
+    """Whatever says how near documents are to a query: an embedder, a cross-encoder."""
 
     def of(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Return for each row the scores of its positive and then of its negatives."""
@@ -98,7 +98,7 @@ class ConsistencyFilter:
         detail = f"positive {scores[0]:.3f}, negatives[{best}] {scores[best + 1]:.3f}"
         if not self._relabel or example.row.score is not None or scores[0] == scores[best + 1]:
             return Dropped(example, "inconsistent", detail)
-        return Changed(example, example.with_row(_swapped(example.row, best)), "relabelled", detail)
+        return Changed(example, example.with_row(swapped(example.row, best)), "relabelled", detail)
 
 
 class NegativeFilter:
@@ -134,7 +134,8 @@ class NegativeFilter:
         )
 
 
-def _swapped(row: Row, best: int) -> Row:
+def swapped(row: Row, best: int) -> Row:
+    """Return the row with its positive and a negative in each other's place, their ids and scores with them."""
     negatives = list(row.negatives)
     negatives[best], positive = row.positive, row.negatives[best]
     ids = list(row.negative_ids or (None,) * len(negatives))
