@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 from embedkit.embedder import Embedder
 from embedkit.errors import EmbedderError, MissingExtraError
 from embedkit.registry import DEFAULT, get_embedder
+from embedkit.sharing import SharedEmbedder
 from embedkit.tasks import Task
 
 try:
@@ -88,6 +88,16 @@ class EmbedkitEmbedding(BaseEmbedding):
     def class_name(cls) -> str:
         """Return the name that serialised components are known by."""
         return "EmbedkitEmbedding"
+
+    @property
+    def model(self) -> Embedder:
+        """The embedder, which every view of it shares; used elsewhere too, it still takes `parallel` calls at a time."""
+        return self._model.shared
+
+    @property
+    def given(self) -> str | Embedder:
+        """The name or the object that the embedder was opened by."""
+        return self._model.given
 
     def for_task(self, task: str | Task) -> EmbedkitEmbedding:
         """Return a view of the same model whose queries carry the task's instruction.
@@ -171,20 +181,18 @@ class _Model:
 
     def __init__(self, given: str | Embedder) -> None:
         self.given = given
-        self.embedder = get_embedder(given) if isinstance(given, str) else given
+        self.shared = SharedEmbedder.of(get_embedder(given) if isinstance(given, str) else given)
+        self.embedder = self.shared.embedder
         self.name = given if isinstance(given, str) else given.info.name
-        self._turns = BoundedSemaphore(self.embedder.parallel)
         # Its own threads: those of the event loop would be held by calls that wait for their turn.
         self._threads = ThreadPoolExecutor(self.embedder.parallel, "embedkit")
 
     def encode_query(self, query: str, task: str | None, instruction: str | None) -> Embedding:
-        with self._turns:
-            row: Embedding = self.embedder.encode_query([query], task, instruction)[0].tolist()
+        row: Embedding = self.shared.encode_query([query], task, instruction)[0].tolist()
         return row
 
     def encode_documents(self, texts: Sequence[str]) -> list[Embedding]:
-        with self._turns:
-            rows: list[Embedding] = self.embedder.encode_document(texts).tolist()
+        rows: list[Embedding] = self.shared.encode_document(texts).tolist()
         return rows
 
     async def beside(self, function: Callable[[_A], _R], argument: _A) -> _R:

@@ -20,7 +20,7 @@ from embedkit_indexes.planner import choose
 from embedkit_indexes.pruning import nothing_to_index
 from embedkit_indexes.reports import BuildProgress, BuildReport
 from embedkit_indexes.settings import IndexSettings
-from embedkit_indexes.writer import Mode, Writer
+from embedkit_indexes.writer import Mode, Vectors, Writer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,16 +41,18 @@ def build(
     *,
     overwrite: bool = False,
     queries: Sequence[str] | None = None,
+    vectors: Vectors | None = None,
 ) -> BuildReport:
     """Make a new index; one that is there is replaced, in one step at the end, where `overwrite` is true."""
     check_documents(documents)
     with durable.store_errors(directory):
         check_target(directory, overwrite)
     faiss_engine.check(settings.engine, settings.dim)
-    with _change(directory, lambda base: Writer(directory, settings, base, progress, anew=True)) as (
-        writer,
-        started,
-    ):
+
+    def make(base: Manifest | None) -> Writer:
+        return Writer(directory, settings, base, progress, anew=True, vectors=vectors)
+
+    with _change(directory, make) as (writer, started):
         writer.ingest(documents, "add")
         if not writer.counts.embedded + writer.counts.reused:
             raise InputError(nothing_to_index(read_report))
@@ -66,6 +68,7 @@ def ingest(
     *,
     progress: Progress | None = None,
     read_report: ReadReport | None = None,
+    vectors: Vectors | None = None,
 ) -> BuildReport:
     """Add documents, replace those of the same id ("upsert"), or make the index hold just these ("sync").
 
@@ -73,7 +76,7 @@ def ingest(
     any document changes nothing: InputError.
     """
     check_documents(documents)
-    with _change(directory, _writer(directory, settings, progress)) as (writer, started):
+    with _change(directory, _writer(directory, settings, progress, vectors)) as (writer, started):
         writer.ingest(documents, mode, read_report)
         manifest = writer.commit(skipped=_reasons(read_report))
     return _report(writer, manifest, started, read_report)
@@ -148,12 +151,15 @@ def sweep(directory: Path) -> None:
 
 
 def _writer(
-    directory: Path, settings: Callable[[Manifest], IndexSettings], progress: Progress | None
+    directory: Path,
+    settings: Callable[[Manifest], IndexSettings],
+    progress: Progress | None,
+    vectors: Vectors | None = None,
 ) -> Callable[[Manifest | None], Writer]:
     def make(base: Manifest | None) -> Writer:
         # Read under the lock: another writer may have changed it since the caller opened it.
         base = base or Manifest.read(directory)
-        return Writer(directory, settings(base), base, progress)
+        return Writer(directory, settings(base), base, progress, vectors=vectors)
 
     return make
 

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from embedkit.errors import CorruptIndexError, InputError
 from embedkit_indexes.column_types import ColumnBuilder, Key, kinds_of, leaves
+from embedkit_indexes.segment_format import NODE_CONTENT, NODE_TEXT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,6 +49,8 @@ class ColumnsWriter:
         gathered: dict[str, tuple[list[int], list[Any]]] = {}
         for number, row in enumerate(rows):
             for name, value in leaves(row):
+                if name in (NODE_CONTENT, NODE_TEXT):
+                    continue  # nothing to filter by: they would take as much room again
                 places, values = gathered.setdefault(name, ([], []))
                 if not places or places[-1] != number:
                     places.append(number)

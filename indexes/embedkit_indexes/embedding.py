@@ -15,6 +15,7 @@ from embedkit.syncing import sync_folder
 from embedkit_indexes.corpus.chunking import ChunkConfig, ChunkReport, chunk_documents
 from embedkit_indexes.corpus.records import Document
 from embedkit_indexes.durable import SHARDS
+from embedkit_indexes.given import GivenVectors
 from embedkit_indexes.reports import Counts
 from embedkit_indexes.segment import Segment
 from embedkit_indexes.segment_format import HASH_BYTES, text_hash
@@ -142,13 +143,24 @@ class VectorCache:
 
 
 class CachedEmbedder:
-    """Give the document vectors of texts, embedding only those that the cache lacks; `counts` takes up how many."""
+    """Give the document vectors of texts, embedding only those that neither the cache nor the caller has.
 
-    def __init__(self, embedder: Embedder, cache: VectorCache, dtype: str, counts: Counts) -> None:
+    `counts` takes up how many.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        cache: VectorCache,
+        dtype: str,
+        counts: Counts,
+        given: GivenVectors | None = None,
+    ) -> None:
         self.embedder = embedder
         self.counts = counts
         self._cache = cache
         self._dtype = dtype
+        self._given = given
 
     def encode(self, texts: Sequence[str], hashes: Sequence[bytes]) -> NDArray[Any]:
         """Return the vectors [len(texts), dim], in the index's dtype."""
@@ -156,7 +168,13 @@ class CachedEmbedder:
 
         keys = np.frombuffer(b"".join(hashes), np.uint8).reshape(len(texts), HASH_BYTES)
         vectors = np.empty((len(texts), self.embedder.info.dim), dtype=self._dtype)
-        missing = np.flatnonzero(~self._cache.look_up(keys, vectors))
+        known = self._cache.look_up(keys, vectors)
+        if self._given is not None:
+            for i in np.flatnonzero(~known).tolist():
+                row = self._given.look_up(hashes[i])
+                if row is not None:
+                    vectors[i], known[i] = row, True
+        missing = np.flatnonzero(~known)
         self.counts.reused += len(texts) - len(missing)
         if len(missing):
             # The same text twice in a window is embedded once.

@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     from embedkit_indexes.filters import Condition
     from embedkit_indexes.reports import BuildProgress, BuildReport
     from embedkit_indexes.settings import IndexSettings
-    from embedkit_indexes.writer import Mode
+    from embedkit_indexes.writer import Mode, Vectors
 
 
 class Told(TypedDict, total=False):
     """What `add`, `upsert` and `sync` may be told beside the documents.
 
-    `tasks` and `sources` are stored in place of the index's own.
+    `tasks` and `sources` are stored in place of the index's own. With `vectors`, those of some texts as the index's
+    embedder makes them, each document is one chunk, and only what has no vector is embedded.
     """
 
     progress: Callable[[BuildProgress], None]
     read_report: ReadReport
     tasks: Mapping[str, Task]
     sources: Sequence[Mapping[str, Any]]
+    vectors: Vectors
 
 
 class Index(IndexReader):
@@ -61,6 +63,7 @@ class Index(IndexReader):
         dtype: str = "float16",
         sources: Sequence[Mapping[str, Any]] = (),
         tuning_queries: Sequence[str] | None = None,
+        vectors: Vectors | None = None,
     ) -> BuildReport:
         """Embed `documents` and store them as an index in `directory`.
 
@@ -69,9 +72,9 @@ class Index(IndexReader):
         it to `open`). `tasks` are stored with the index. `engine` says how vectors are searched, `dtype` ("float16",
         "float32") how they are stored; `tuning_queries` are real queries to tune the engine on. `sources` are
         remembered for the next `sync`. An index that is there is replaced, in one step at the end, where `overwrite`
-        is true. What a killed build has embedded is not embedded again.
+        is true. What a killed build has embedded is not embedded again. `vectors` as `Told` has them.
 
-        Raises InputError for a corpus without text, NotAnIndexError where the directory holds other things,
+        Raises InputError for a corpus without text, or vectors that are not the embedder's, NotAnIndexError where the directory holds other things,
         StoreError for the disk's troubles, EmbedderError for NaN or wrong shapes. Whatever is raised, the
         index that was there stays whole.
         """
@@ -95,6 +98,7 @@ class Index(IndexReader):
             read_report,
             overwrite=overwrite,
             queries=tuning_queries,
+            vectors=vectors,
         )
 
     @classmethod
@@ -163,6 +167,7 @@ class Index(IndexReader):
         read_report: ReadReport | None = None,
         tasks: Mapping[str, Task] | None = None,
         sources: Sequence[Mapping[str, Any]] | None = None,
+        vectors: Vectors | None = None,
     ) -> BuildReport:
         from dataclasses import replace
 
@@ -176,7 +181,15 @@ class Index(IndexReader):
                 sources=own.sources if sources is None else tuple(sources),
             )
 
-        report = ingest(self.directory, settings, documents, mode, progress=progress, read_report=read_report)
+        report = ingest(
+            self.directory,
+            settings,
+            documents,
+            mode,
+            progress=progress,
+            read_report=read_report,
+            vectors=vectors,
+        )
         self._settle()
         return report
 

@@ -7,6 +7,8 @@ from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from embedkit_indexes.segment_format import HIDDEN
+
 if TYPE_CHECKING:
     from embedkit.embedder import Embedder
     from embedkit_indexes.cells import Cells
@@ -133,13 +135,17 @@ class SearchResult(_FromEmbedder):
     hits: tuple[SearchHit, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return plain JSON values, without the metadata that a program stored for itself (`_node_…`)."""
         # As `asdict` does, which takes as long as a search: it copies every string and number too.
         hits = tuple(
-            {name: getattr(hit, name) for name in _HIT} | {"metadata": deepcopy(hit.metadata)}
+            {name: getattr(hit, name) for name in _HIT} | {"metadata": _shown(hit.metadata)}
             for hit in self.hits
         )
         return {name: getattr(self, name) for name in _RESULT} | {"hits": hits}
+
+
+def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: deepcopy(value) for name, value in metadata.items() if not name.startswith(HIDDEN)}
 
 
 def late_result(

@@ -18,6 +18,11 @@ CHUNKS = "chunks.arrow"
 DOCUMENTS = "documents.arrow"
 VECTORS = "vectors.arrow"
 HASH_BYTES = 16
+# What a program stores for itself beside a user's metadata, under names that begin so: shown nowhere.
+HIDDEN = "_node_"
+# A node of LlamaIndex's as JSON, and where its own text stands in the chunk's: [start, end].
+NODE_CONTENT = f"{HIDDEN}content"
+NODE_TEXT = f"{HIDDEN}text"
 
 
 def chunk_schema() -> pa.Schema:

@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from embedkit.errors import InputError, NotAnIndexError
 from embedkit_indexes import durable, pruning
-from embedkit_indexes.corpus.chunking import ChunkReport
+from embedkit_indexes.corpus.chunking import ChunkConfig, ChunkReport
 from embedkit_indexes.corpus.identity import Seen
 from embedkit_indexes.corpus.language import detect_language
 from embedkit_indexes.corpus.options import ReadReport
@@ -28,6 +28,7 @@ from embedkit_indexes.finishing import (
     read_queries,
     with_deletions,
 )
+from embedkit_indexes.given import GivenVectors
 from embedkit_indexes.lexical import build_lexical
 from embedkit_indexes.lookup import DocumentLookup, Place
 from embedkit_indexes.manifest import Manifest, SegmentRecord
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from embedkit_indexes.filters import Condition
 
 Mode = Literal["add", "upsert", "sync"]
+Vectors = Mapping[str, "Sequence[float] | NDArray[Any]"]
+# A given vector is of a whole text: what comes with one is not cut, and gets nothing before it.
+_WHOLE = ChunkConfig(split=False, context=False)
 
 
 class Writer:
@@ -64,6 +68,7 @@ class Writer:
         progress: Callable[[BuildProgress], None] | None = None,
         *,
         anew: bool = False,
+        vectors: Vectors | None = None,
     ) -> None:
         self.directory = directory
         self.settings = settings
@@ -81,6 +86,7 @@ class Writer:
         self._folders: list[Path] = []
         self._report = ChunkReport()
         self._cache = VectorCache(directory, settings.fingerprint, settings.dim, settings.dtype)
+        self._given = None if vectors is None else GivenVectors(vectors, settings.dim)
 
     # What is asked for
 
@@ -211,8 +217,8 @@ class Writer:
         self._cache.take(self._segments)
         try:
             embed_documents(
-                chain(head, documents), writer, self._embedder(), chunking=self.settings.chunking, report=self._report,
-                tell=self._tell,
+                chain(head, documents), writer, self._embedder(), report=self._report, tell=self._tell,
+                chunking=self.settings.chunking if self._given is None else _WHOLE,
             )  # fmt: skip
             writer.finish(self._report)
         finally:
@@ -220,7 +226,10 @@ class Writer:
         self._tell("indexing", writer.rows)
 
     def _embedder(self) -> CachedEmbedder:
-        return CachedEmbedder(self.settings.opened, self._cache, self.settings.dtype, self.counts)
+        embedder = self.settings.opened
+        if self._given is not None:
+            self._given.check(embedder)
+        return CachedEmbedder(embedder, self._cache, self.settings.dtype, self.counts, self._given)
 
     def _start(self) -> SegmentWriter:
         writer = self._new_writer()
