@@ -61,11 +61,11 @@ def parse_example(
     if set(value) != set(fields):
         raise Rejected(Reason.WRONG_SCHEMA, _difference(value, fields))
     answer = {name: _text(value[name], name) for name in fields}
-    echoed = _runs(prompt)
+    request = _Request(prompt)
     for name, field in answer.items():
         if _REFUSAL.search(field) and len(field) < 300:
             raise Rejected(Reason.REFUSAL, f"the field {name!r} holds a refusal")
-        if not echoed.isdisjoint(_runs(field)):
+        if request.is_echoed_by(field):
             raise Rejected(Reason.PROMPT_ECHO, f"the field {name!r} repeats words of the request")
     if len({field.casefold() for field in answer.values()}) < len(answer):
         raise Rejected(Reason.SAME_TEXT, "two fields hold the same text")
@@ -80,14 +80,14 @@ def parse_tasks(text: str, prompt: str, finish_reason: str = "stop") -> list[str
     tasks = value["tasks"]
     if not isinstance(tasks, list) or not tasks:
         raise Rejected(Reason.WRONG_SCHEMA, "the field 'tasks' must be a list of at least one text")
-    echoed = _runs(prompt)
+    request = _Request(prompt)
     found = [" ".join(_text(task, f"tasks[{i}]").split()) for i, task in enumerate(tasks)]
     for task in found:
         if len(task) > _LONGEST_TASK:
             raise Rejected(Reason.WRONG_SCHEMA, f"a task must not exceed {_LONGEST_TASK} characters")
         if _REFUSAL.search(task):
             raise Rejected(Reason.REFUSAL, "a task holds a refusal")
-        if not echoed.isdisjoint(_runs(task)):
+        if request.is_echoed_by(task):
             raise Rejected(Reason.PROMPT_ECHO, "a task repeats words of the request")
     return found
 
@@ -173,6 +173,22 @@ def _text(value: Any, name: str) -> str:
     return text
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
-    words = text.casefold().split()
-    return set(zip(*(words[i:] for i in range(_ECHO_WORDS)), strict=False))
+class _Request:
+    """Find the words of a request in its answer."""
+
+    def __init__(self, prompt: str) -> None:
+        self._words = prompt.casefold().split()
+        self._known = set(self._words)
+
+    def is_echoed_by(self, text: str) -> bool:
+        words = text.casefold().split()
+        streak = 0
+        for word in words:  # most answers have no such streak, and runs are slow to compare
+            streak = streak + 1 if word in self._known else 0
+            if streak == _ECHO_WORDS:
+                return not _runs(self._words).isdisjoint(_runs(words))
+        return False
+
+
+def _runs(words: Sequence[str]) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + _ECHO_WORDS]) for i in range(len(words) - _ECHO_WORDS + 1)}
