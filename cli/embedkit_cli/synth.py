@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedkit_cli.options import common, group
-from embedkit_cli.output import counted, print_json
+from embedkit_cli.output import counted, note, print_json
 from embedkit_cli.synth_index import from_index
 from embedkit_cli.synth_rows import filter_, stats
 from embedkit_cli.synth_running import begin, end, forecast_text, print_prompts, prompt_facts, run_requests
@@ -35,6 +35,7 @@ _running = group(
     ),
     click.option("--no-budget", is_flag=True, help="Go without prices; ceilings on requests and tokens still hold."),
     click.option("--retry-failed", is_flag=True, help="Send those again whose answer could not be used."),
+    click.option("--batch", is_flag=True, help="Send by the Batch API: half the price, answers within a day."),
 )  # fmt: skip
 
 
@@ -97,7 +98,8 @@ def plan(*, source: str, overrides: tuple[str, ...], prompts: int, as_json: bool
 @_running
 @common
 def brainstorm(
-    *, source: str, overrides: tuple[str, ...], dry_run: bool, prompts: int, no_budget: bool, retry_failed: bool, as_json: bool
+    *, source: str, overrides: tuple[str, ...], dry_run: bool, prompts: int, no_budget: bool, retry_failed: bool, batch: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Grow the pools of tasks that examples are written for.
 
@@ -105,16 +107,20 @@ def brainstorm(
     """
     from embedkit_trainer.synthesis.brainstorm import brainstorm as run_brainstorm
     from embedkit_trainer.synthesis.plan import BrainstormPlan
+    from embedkit_trainer.synthesis.settings import at_batch_prices
     from embedkit_trainer.synthesis.settings_file import load_synthesis
 
     config = load_synthesis(source, overrides)
-    planned = BrainstormPlan(config)
+    priced = at_batch_prices(config) if batch else config
+    planned = BrainstormPlan(priced)
     if begin(
-        config, planned, planned.total, dry_run=dry_run, prompts=prompts, no_budget=no_budget, as_json=as_json
+        priced, planned, planned.total, dry_run=dry_run, prompts=prompts, no_budget=no_budget, as_json=as_json
     ):
         return
     report = run_requests(
-        lambda **told: run_brainstorm(config, retry_failed=retry_failed, **told), "brainstorming"
+        lambda **told: run_brainstorm(config, retry_failed=retry_failed, batch=batch, say=note, **told),
+        "brainstorming",
+        batch,
     )
     if as_json:
         print_json(asdict(report))
@@ -133,17 +139,20 @@ def brainstorm(
 @_running
 @common
 def generate(
-    *, source: str, overrides: tuple[str, ...], dry_run: bool, prompts: int, no_budget: bool, retry_failed: bool, as_json: bool
+    *, source: str, overrides: tuple[str, ...], dry_run: bool, prompts: int, no_budget: bool, retry_failed: bool, batch: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Write the examples, and the training rows of all that are there."""
     from embedkit_trainer.synthesis.generate import generate as run_generate
     from embedkit_trainer.synthesis.generate import plan_requests
+    from embedkit_trainer.synthesis.settings import at_batch_prices
     from embedkit_trainer.synthesis.settings_file import load_synthesis
 
     config = load_synthesis(source, overrides)
-    planned = plan_requests(config)
+    priced = at_batch_prices(config) if batch else config
+    planned = plan_requests(priced)
     if begin(
-        config,
+        priced,
         planned,
         config.examples,
         dry_run=dry_run,
@@ -153,7 +162,9 @@ def generate(
     ):
         return
     report = run_requests(
-        lambda **told: run_generate(config, retry_failed=retry_failed, **told), "generating"
+        lambda **told: run_generate(config, retry_failed=retry_failed, batch=batch, say=note, **told),
+        "generating",
+        batch,
     )
     if as_json:
         print_json(asdict(report))

@@ -51,14 +51,15 @@ def begin(
     return False
 
 
-def run_requests(work: Callable[..., T], phase: str) -> T:
-    """Do the work with a progress bar, so that Ctrl-C waits for the requests under way."""
+def run_requests(work: Callable[..., T], phase: str, batch: bool = False) -> T:
+    """Do the work with a progress bar, so that Ctrl-C waits for the requests under way, if they are in no batch."""
     from embedkit_cli.progress import Meter
     from embedkit_trainer.interrupt import StopRequest
 
+    ending = "batches go on at the server" if batch else "waiting for the requests under way"
     with (
         Meter("answers") as meter,
-        StopRequest(lambda: note("ending: waiting for the requests under way")) as stop,
+        StopRequest(lambda: note(f"ending: {ending}")) as stop,
     ):
         return work(
             announce=lambda found: note(f"forecast: {forecast_text(found)}"),
@@ -73,6 +74,8 @@ def _show(meter: Meter, phase: str, progress: Progress) -> None:
     if progress.done <= 1:
         meter.expect(progress.total)
     text = f"{phase} · {_money(progress.cost)} spent · {progress.tokens:,} tokens · {progress.rejected:,} rejected"
+    if progress.batches:
+        text += f" · at the server: batches {progress.batches:,}, answers {progress.answered:,}"
     meter.update(text, progress.done)
 
 
@@ -89,7 +92,15 @@ def end(report: RunReport, config: SynthesisConfig, as_json: bool) -> None:
         note(
             f"{counted(spent.failed - spent.unanswered, 'request')} without a usable answer: --retry-failed sends them again"
         )
-    if report.stopped == "signal":
+    if report.unread:
+        kinds = ", ".join(f"{name} {count:,}" for name, count in sorted(report.unread.items()))
+        note(f"lines of the server's files that were not taken: {kinds}")
+    if report.stopped == "signal" and report.under_way:
+        note(
+            f"stopped: {counted(report.left, 'request')} left, {report.under_way:,} of them in batches that go on at the server; "
+            "the same command fetches them"
+        )
+    elif report.stopped == "signal":
         note(f"stopped: {counted(report.left, 'request')} left; the same command goes on")
     elif report.stopped:
         ceiling = getattr(config, report.stopped)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ from typing import Any
 
 from embedkit.errors import StoreError
 from embedkit_trainer.data.files import replaced
+from embedkit_trainer.synthesis.batch import run_plan
 from embedkit_trainer.synthesis.budget import Forecast
 from embedkit_trainer.synthesis.plan import BrainstormPlan
 from embedkit_trainer.synthesis.pools import Growth, grow, pool_path, read_pool, write_pool
-from embedkit_trainer.synthesis.running import Progress, Run, RunReport
-from embedkit_trainer.synthesis.settings import SynthesisConfig
+from embedkit_trainer.synthesis.running import Progress, RunReport
+from embedkit_trainer.synthesis.settings import SynthesisConfig, at_batch_prices
 from embedkit_trainer.synthesis.store import Store, read_records
 
 _FOLDER = "brainstorm"
@@ -37,11 +37,16 @@ def brainstorm(
     announce: Callable[[Forecast], object] = lambda _: None,
     tell: Callable[[Progress], object] = lambda _: None,
     stop_wanted: Callable[[], bool] = lambda: False,
+    batch: bool = False,
+    say: Callable[[str], object] = lambda _: None,
 ) -> BrainstormReport:
     """Send what is undone of the brainstorm, then add the answers to the pools, also where something stopped it.
 
-    What a person has changed or taken out of a pool stays so: an answer is added once.
+    What a person has changed or taken out of a pool stays so: an answer is added once. `batch` and `say` are as in
+    `generate`.
     """
+    if batch:
+        config = at_batch_prices(config)
     plan = BrainstormPlan(config)
     for kind in plan.kinds:
         read_pool(
@@ -49,17 +54,11 @@ def brainstorm(
         )  # what cannot be read is told before anything is paid for
     folder = Path(config.pools) / _FOLDER
     with Store(folder, plan.digest, plan.parts) as store:
-        run = Run(
-            plan,
-            plan.total,
-            store,
-            retry_failed=retry_failed,
-            announce=announce,
-            tell=tell,
-            stop_wanted=stop_wanted,
-        )
+        told: dict[str, Any] = {"announce": announce, "tell": tell, "stop_wanted": stop_wanted}
         try:
-            report = asyncio.run(run.run())
+            report = run_plan(
+                plan, plan.total, store, batch=batch, say=say, retry_failed=retry_failed, **told
+            )
         finally:
             growth = _merge(config, plan, folder)
     sizes = {kind.name: len(read_pool(pool_path(config.pools, kind.name))) for kind in plan.kinds}

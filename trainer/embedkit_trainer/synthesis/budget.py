@@ -81,16 +81,20 @@ class Budget:
     async def reserve(self, model: ModelConfig, tokens_in: int) -> Reservation:
         """Book one request. Raises Exhausted."""
         wanted = Reservation(model, tokens_in, model.max_tokens)
-        while ceiling := self._broken(wanted):
+        while ceiling := self.broken(wanted):
             if not self._open or ceiling == "max_requests":
                 raise Exhausted(ceiling)
             self._settled.clear()
             await self._settled.wait()
-        self.requests += 1
         self._open.add(id(wanted))
+        self.hold(wanted)
+        return wanted
+
+    def hold(self, wanted: Reservation, requests: int = 1) -> None:
+        """Book what is under way already, whatever the ceilings say."""
+        self.requests += requests
         self._booked_tokens += wanted.tokens_in + wanted.tokens_out
         self._booked_cost += wanted.cost
-        return wanted
 
     def settle(self, reservation: Reservation, tokens: tuple[int, int]) -> None:
         """Replace what was booked by what was used."""
@@ -101,7 +105,8 @@ class Budget:
         self.cost += price(reservation.model, *tokens)
         self._settled.set()
 
-    def _broken(self, wanted: Reservation) -> str | None:
+    def broken(self, wanted: Reservation) -> str | None:
+        """Return the ceiling that one more request would break."""
         config = self._config
         if config.max_requests is not None and self.requests + 1 > config.max_requests:
             return "max_requests"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from embedkit_trainer.synthesis.batch import run_plan
 from embedkit_trainer.synthesis.budget import Forecast
 from embedkit_trainer.synthesis.export import export_rows
 from embedkit_trainer.synthesis.filters.placeholders import write_declared
 from embedkit_trainer.synthesis.plan import RequestPlan
 from embedkit_trainer.synthesis.pools import read_tasks
-from embedkit_trainer.synthesis.running import Progress, Run, RunReport
-from embedkit_trainer.synthesis.settings import SynthesisConfig
+from embedkit_trainer.synthesis.running import Progress, RunReport
+from embedkit_trainer.synthesis.settings import SynthesisConfig, at_batch_prices
 from embedkit_trainer.synthesis.store import Store
 
 _FOLDER = "store"
@@ -46,21 +47,22 @@ def generate(
     announce: Callable[[Forecast], object] = lambda _: None,
     tell: Callable[[Progress], object] = lambda _: None,
     stop_wanted: Callable[[], bool] = lambda: False,
+    batch: bool = False,
+    say: Callable[[str], object] = lambda _: None,
 ) -> GenerateReport:
-    """Send what is undone, then write the rows, also where a ceiling or a signal stopped it."""
+    """Send what is undone, then write the rows, also where a ceiling or a signal stopped it.
+
+    With `batch` requests go to the Batch API; `say` gets a sentence for what happens there.
+    """
+    if batch:
+        config = at_batch_prices(config)
     plan = plan_requests(config)
     folder = store_folder(config)
     with Store(folder, plan.digest, plan.parts) as store:
-        run = Run(
-            plan,
-            config.examples,
-            store,
-            retry_failed=retry_failed,
-            announce=announce,
-            tell=tell,
-            stop_wanted=stop_wanted,
+        told: dict[str, Any] = {"announce": announce, "tell": tell, "stop_wanted": stop_wanted}
+        report = run_plan(
+            plan, config.examples, store, batch=batch, say=say, retry_failed=retry_failed, **told
         )
-        report = asyncio.run(run.run())
         write_declared(Path(config.rows), plan.declared)
         rows = export_rows(folder, config.rows, config.task_types)
     return GenerateReport(report, rows, config.rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedkit.errors import EmbedkitError, ServerError
 from embedkit_trainer.synthesis.answers import Reason, Rejected
@@ -22,18 +22,26 @@ _SILENT = 8
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Tell how far a run is: requests done of those it set out to do, and what the data set has cost so far."""
+    """Tell how far a run is: requests done of those it set out to do, and what the data set has cost so far.
+
+    Of `batches` at the server, `answered` requests have an answer there.
+    """
 
     done: int
     total: int
     rejected: int
     tokens: int
     cost: float
+    batches: int = 0
+    answered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Tell how a run ended. `stopped` is "" for a run that did all, a ceiling's name, or "signal"."""
+    """Tell how a run ended. `stopped` is "" for a run that did all, a ceiling's name, or "signal".
+
+    Of those `left`, `under_way` are in batches at the server; `unread` counts lines of its files that were not taken.
+    """
 
     stored: int
     rejected: int
@@ -41,6 +49,8 @@ class RunReport:
     left: int
     spent: Spent
     stopped: str = ""
+    under_way: int = 0
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 class Run:

@@ -23,7 +23,7 @@ class ModelConfig:
     holds the key; `api_version` asks for Azure's older addresses. Prices are per million tokens, in whatever
     currency the ceiling is in; None: not known. `structured_output`: JSON schema where the server has it (auto),
     always, never. `max_tokens` bounds an answer; `limit_name` is what the server calls that (OpenAI's newer models:
-    max_completion_tokens).
+    max_completion_tokens). `batch_discount` is the part of the price that the Batch API takes off.
     """
 
     name: str = ""
@@ -33,6 +33,7 @@ class ModelConfig:
     share: float = 1.0
     price_input: float | None = None
     price_output: float | None = None
+    batch_discount: float = 0.5
     structured_output: StructuredOutput = "auto"
     temperature: float = 1.0
     top_p: float = 1.0
@@ -52,6 +53,17 @@ class BrainstormConfig:
     requests: int = 100
     tasks: int = 20
     similarity: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """Bound the files of the Batch API, by OpenAI's limits where nothing is said; `poll` is the longest wait between
+    two looks at a batch, in seconds.
+    """
+
+    requests: int = 50_000
+    megabytes: float = 200.0
+    poll: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class SynthesisConfig:
     types: tuple[TypeConfig, ...] = ()
     models: tuple[ModelConfig, ...] = ()
     brainstorm: BrainstormConfig = field(default_factory=BrainstormConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
     concurrency: int = 16
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
@@ -107,6 +120,20 @@ class SynthesisConfig:
         own = {t.name: TaskType(**{f.name: getattr(t, f.name) for f in fields(t)}) for t in self.types}
         found = {t.name: t for t in BUILT_IN} | own
         return {name: _with_share(t, self.shares) for name, t in found.items()}
+
+
+def at_batch_prices(config: SynthesisConfig) -> SynthesisConfig:
+    """Return the config with what each model's requests cost in batches."""
+    from dataclasses import replace
+
+    def less(price: float | None, model: ModelConfig) -> float | None:
+        return None if price is None else price * (1 - model.batch_discount)
+
+    models = [
+        replace(m, price_input=less(m.price_input, m), price_output=less(m.price_output, m))
+        for m in config.models
+    ]
+    return replace(config, models=tuple(models))
 
 
 def _with_share(kind: TaskType, shares: Mapping[str, float]) -> TaskType:
@@ -132,6 +159,10 @@ def problems_of(config: SynthesisConfig) -> Iterator[str]:
         if value is not None and value <= 0:
             yield f"{key} = {value} must be above 0"
     yield from _brainstorm(config.brainstorm)
+    for key, top in (("requests", 50_000), ("megabytes", 200), ("poll", 3600)):
+        value = getattr(config.batch, key)
+        if not 0 < value <= top:
+            yield f"batch.{key} = {value} is out of range: give a number above 0, {top:,} at most"
     yield from _weights(config)
     yield from _models(config)
     yield from _types(config)
@@ -191,6 +222,7 @@ def _models(config: SynthesisConfig) -> Iterator[str]:
             ("share", 1e9),
             ("price_input", 1e9),
             ("price_output", 1e9),
+            ("batch_discount", 1),
             ("temperature", 2),
             ("top_p", 1),
         ):

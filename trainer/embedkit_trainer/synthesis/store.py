@@ -108,6 +108,11 @@ class Store:
         self._files[FAILURES].append(record)
         self._count(FAILURES, record)
 
+    def sync(self) -> None:
+        """Return once what was stored would outlast a power cut."""
+        for shards in self._files.values():
+            shards.close()
+
     def _check_plan(self) -> None:
         file = self.folder / "plan.json"
         if not file.exists():
