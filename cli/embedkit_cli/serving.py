@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedkit_cli.options import debug_option, embedder_options, given, parse_pairs
+from embedkit_cli.options import Size, debug_option, embedder_options, given, parse_pairs
 from embedkit_cli.output import note
 
 if TYPE_CHECKING:
@@ -59,6 +59,24 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="How often to look for a new version of each index.",
 )
 @click.option("--access-log", is_flag=True, help="Log every request.")
+@click.option(
+    "--max-body", type=Size(), default=None, metavar="SIZE", help="Largest body of a request; else 8MB."
+)
+@click.option(
+    "--max-texts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Texts that one request may embed; else 2048.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Texts that may wait for an embedder, above which requests get 429; else 8192.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Time for an answer; else 60."
+)
 @embedder_options
 @debug_option
 def serve(
@@ -73,6 +91,10 @@ def serve(
     cors: tuple[str, ...],
     refresh: float,
     access_log: bool,
+    max_body: int | None,
+    max_texts: int | None,
+    max_queue: int | None,
+    timeout: float | None,
     embedder: str | None,
     pairs: tuple[str, ...],
     **options: Any,
@@ -93,7 +115,7 @@ def serve(
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as e:
         raise MissingExtraError("embedkit serve", "serve") from e
-    from embedkit_cli.server.config import LOOPBACK, ServerConfig
+    from embedkit_cli.server.config import LOOPBACK, Limits, ServerConfig
     from embedkit_cli.server.running import serve as run
 
     if not indexes and embedder is None:
@@ -118,6 +140,7 @@ def serve(
             cors=cors,
             refresh=refresh,
             access_log=access_log,
+            limits=Limits(**given(body=max_body, texts=max_texts, queue=max_queue, request_timeout=timeout)),
         )
     )
 

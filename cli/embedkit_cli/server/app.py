@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from inspect import Parameter, Signature
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from embedkit_cli.server import describing, embeddings, searching
+from embedkit_cli.server import answers, describing, embeddings, schemas, searching
 from embedkit_cli.server.config import ServerConfig
 from embedkit_cli.server.errors import ApiError
 from embedkit_cli.server.gate import Gate
+from embedkit_cli.server.pages import add_pages
 from embedkit_cli.server.service import Service
 
 Endpoint = Callable[[Service, Request], Awaitable[Response]]
-_POST = {"POST": ["/v1/embeddings", "/search"]}
+_ERRORS = (400, 401, 403, 404, 405, 408, 413, 421, 429, 431, 500, 503, 504)
 
 
 class _Bare(APIRoute):
@@ -45,27 +48,46 @@ def create_app(
         yield
         service.close()
 
-    app = FastAPI(
-        title="embedkit", docs_url=None, redoc_url=None, openapi_url="/openapi.json", lifespan=lifespan
-    )
+    app = FastAPI(title="embedkit", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     app.router.route_class = _Bare
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
 
-    def add(path: str, endpoint: Endpoint, method: str = "GET", **told: Any) -> None:
+    def add(method: str, path: str, endpoint: Endpoint, answer: Any, **takes: Any) -> None:
         async def handle(request: Request) -> Response:
             return await endpoint(service, request)
 
-        handle.__doc__ = endpoint.__doc__
-        app.add_api_route(path, handle, methods=[method], name=endpoint.__name__, **told)
+        # What FastAPI describes; the endpoint reads the request by itself.
+        parameters = [
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                annotation=kind,
+                default=Parameter.empty if name == "body" else None,
+            )
+            for name, kind in takes.items()
+        ]
+        handle.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        told = answer if isinstance(answer, dict) else {"response_model": answer}
+        errors: dict[int | str, dict[str, Any]] = {
+            status: {"model": answers.ErrorAnswer} for status in _ERRORS
+        }
+        app.add_api_route(
+            path, handle, methods=[method], name=endpoint.__name__, description=endpoint.__doc__, responses=errors, **told
+        )  # fmt: skip
 
-    add("/v1/embeddings", embeddings.embeddings, "POST")
-    add("/search", searching.search, "POST")
-    add("/v1/models", embeddings.models)
-    add("/health", describing.health)
-    add("/ready", describing.ready)
-    add("/metrics", describing.metrics)
-    add("/indexes", describing.indexes)
-    add("/tasks", describing.tasks)
+    # The busiest first: routes are tried in this order.
+    add(
+        "POST", "/v1/embeddings", embeddings.embeddings, answers.EmbeddingsAnswer, body=schemas.EmbeddingsBody
+    )
+    add("POST", "/search", searching.search, answers.SearchAnswer, body=schemas.SearchBody)
+    add("GET", "/v1/models", embeddings.models, answers.ModelsAnswer)
+    add("GET", "/indexes", describing.indexes, answers.IndexesAnswer)
+    add("GET", "/tasks", describing.tasks, answers.TasksAnswer, index=str | None)
+    add("GET", "/health", describing.health, answers.StatusAnswer)
+    add("GET", "/ready", describing.ready, answers.StatusAnswer)
+    add("GET", "/metrics", describing.metrics, {"response_class": describing.MetricsResponse})
+    add_pages(app)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(Gate, service=service)
     if config.cors:
@@ -84,3 +106,25 @@ async def _http_error(request: Request, error: Exception) -> Response:
         405: f"{path!r} does not take {request.method[:20]}: /docs says what it takes",
     }.get(error.status_code, str(error.detail))
     return ApiError(error.status_code, message, headers=error.headers).response()
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Describe the API as it is: bad input is answered with 400, not with FastAPI's own 422; keys are bearer tokens."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=_version(), routes=app.routes)
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        components = schema["components"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(name, None)
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{}, {"key": []}]
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("embedkit-retrieval")

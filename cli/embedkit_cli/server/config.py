@@ -29,8 +29,6 @@ class Limits:
     body: int = 8_000_000
     texts: int = 2048
     text_characters: int = 100_000
-    k: int = 1000
-    tasks: int = 8
     queue: int = 8192
     searches: int = 256
     connections: int = 1000

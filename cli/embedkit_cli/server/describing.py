@@ -18,6 +18,12 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, media_type="application/json")
 
 
+class MetricsResponse(Response):
+    """Prometheus' text format."""
+
+    media_type = "text/plain; version=0.0.4; charset=utf-8"
+
+
 async def health(service: Service, request: Request) -> Response:
     """Answer GET /health: the process lives."""
     del service, request
@@ -36,7 +42,7 @@ async def ready(service: Service, request: Request) -> Response:
 async def metrics(service: Service, request: Request) -> Response:
     """Answer GET /metrics."""
     del request
-    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+    return MetricsResponse(service.metrics.text())
 
 
 async def indexes(service: Service, request: Request) -> Response:

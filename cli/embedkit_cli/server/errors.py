@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,6 @@ from embedkit.errors import (
     EmbedkitError,
     InputError,
     ServerError,
-    StoreError,
     UnknownNameError,
 )
 
@@ -70,7 +70,7 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
     if isinstance(error, UnknownNameError | InputError):
         return invalid(str(error))
     log.error("request %s failed", request_id, exc_info=error)
-    if isinstance(error, StoreError):
+    if isinstance(error, OSError):  # StoreError is one
         return ApiError(
             503, f"the index cannot be read at present; the server's log has more under {request_id}"
         )
@@ -81,3 +81,11 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
     if isinstance(error, EmbedderError | EmbedkitError):
         return ApiError(500, f"the embedder failed; the server's log has more under {request_id}")
     return ApiError(500, f"internal error; the server's log has more under {request_id}")
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a value as JSON; whole numbers of any size, which metadata may hold."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False).encode()

@@ -93,6 +93,9 @@ class Gate:
         self._guard.check(scope["path"], scope["headers"])
         if sum(len(n) + len(v) for n, v in scope["headers"]) > self._limits.header_bytes:
             raise ApiError(431, "the headers are too large", headers={"Connection": "close"})
+        if scope["method"] == "HEAD":
+            # uvicorn, whose scope stays as it is, leaves the body out.
+            scope = {**scope, "method": "GET"}
         if scope["method"] in _WITH_BODY:
             scope["embedkit.body"] = await self._body(scope, receive)
             receive = _replayed(scope["embedkit.body"], receive)

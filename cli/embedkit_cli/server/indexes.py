@@ -56,9 +56,9 @@ class ServedIndex:
                 # Migrated between the two: the next look finds the new embedder.
                 if not tries_left:
                     raise
-        if len(index):
-            # Maps the files, opens the engines and compares the probe vectors.
-            index.search("warm up", k=1)
+        # Compares the probe vectors; the search maps the files and opens the engines.
+        _ = index.embedder
+        index.search("warm up", k=1)
         self.index, self._stamp, self._said = index, stamp, ""
 
     def look(self) -> None:

@@ -13,6 +13,8 @@ from embedkit_cli.server.errors import ApiError, invalid
 _M = TypeVar("_M", bound=BaseModel)
 # Deeper than any filter may be (64 levels, an object and a list each), and far from the end of Python's stack.
 _DEEPEST = 200
+# Not looked at one by one: far above what any server is told to take.
+_MOST = 100_000
 
 
 def _checked_input(value: Any) -> Any:
@@ -20,6 +22,8 @@ def _checked_input(value: Any) -> Any:
         return [value]
     if not isinstance(value, list):
         raise ValueError("give a text or a list of texts")
+    if len(value) > _MOST:
+        raise ValueError(f"{len(value):,} texts are too many for one request")
     if not value:
         raise ValueError("the list is empty: give at least one text")
     for number, text in enumerate(value):
@@ -87,9 +91,10 @@ class SearchBody(_Body):
     tasks: list[str | TaskBody] | None = Field(
         None,
         min_length=1,
+        max_length=8,
         description="Tasks by name or in your own words, answered side by side; else the embedder's default.",
     )
-    k: int = Field(10, ge=1, description="How many hits.")
+    k: int = Field(10, ge=1, le=1000, description="How many hits.")
     lang: str | None = Field(None, description="Find chunks of this language alone.")
     where: str | dict[str, Any] | None = Field(None, description="A filter, as text or as an object.")
     mode: Literal["dense", "hybrid", "lexical"] = "dense"
@@ -100,7 +105,11 @@ class SearchBody(_Body):
         None, gt=0, le=1, description="Recall@10 to reach, by the index's own measurement."
     )
     explain: bool = Field(False, description="Show the exact encoded strings and their tokens.")
-    snippets: bool = Field(True, description="Show the passage of each chunk that matches best.")
+    snippets: bool | Literal["words", "meaning"] = Field(
+        True,
+        description="Show the passage of each chunk that matches best: by the query's words (true), or by meaning, "
+        "for which the passages are encoded.",
+    )
 
 
 def read_body(model: type[_M], raw: bytes) -> _M:
@@ -116,7 +125,6 @@ def read_body(model: type[_M], raw: bytes) -> _M:
             near = difflib.get_close_matches(name[:40], model.model_fields, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(model.model_fields)}"
             raise invalid(f"there is no field {name[:60]!r}: {advice}", name[:60], "unknown_field")
-    _check_depth(data)
     try:
         return model.model_validate(data)
     except ValidationError as e:
@@ -130,7 +138,8 @@ def _told(error: ValidationError) -> ApiError:
     return invalid(f"{place}: {message[:1].lower()}{message[1:]}", place)
 
 
-def _check_depth(data: Any) -> None:
+def check_depth(data: Any, what: str) -> None:
+    """Raise ApiError 400 for JSON that is nested too deep to be walked by recursion."""
     level = [data]
     for _ in range(_DEEPEST):
         level = [
@@ -141,4 +150,4 @@ def _check_depth(data: Any) -> None:
         ]
         if not level:
             return
-    raise invalid(f"the body is nested more than {_DEEPEST} levels deep: write it flatter")
+    raise invalid(f"{what} is nested more than {_DEEPEST} levels deep: write it flatter")

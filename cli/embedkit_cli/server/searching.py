@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from embedkit.errors import InputError
 from embedkit.tasks import Task, get_task
 from embedkit_cli.server.batching import Unit
 from embedkit_cli.server.embedders import ServedEmbedder, prepared
 from embedkit_cli.server.embeddings import check_text
-from embedkit_cli.server.errors import ApiError, invalid
-from embedkit_cli.server.schemas import SearchBody, read_body
+from embedkit_cli.server.errors import ApiError, invalid, json_bytes
+from embedkit_cli.server.schemas import SearchBody, check_depth, read_body
 from embedkit_cli.server.service import Service
+from embedkit_cli.server.snippets import by_words
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from embedkit_cli.server.config import Limits
     from embedkit_indexes import Index, SearchHit, SearchResult
     from embedkit_indexes.filters import Condition
+
+# Bytes of a search's body, and hits that get a snippet.
+_LARGEST = 1_000_000
+_SNIPPETS = 100
 
 
 class Asked(NamedTuple):
@@ -36,25 +42,27 @@ class Asked(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked, of which version of an index."""
+    """What is asked, of which version of an index; `vectors` are those of the query under each instruction."""
 
+    name: str
     version: Index
     body: SearchBody
-    condition: Condition | None
+    vectors: Mapping[Unit, NDArray[np.float32]]
+    encode_ms: float
 
 
 async def search(service: Service, request: Request) -> Response:
-    """Answer POST /search."""
+    """Search an index: one query, under one task or several, with a filter, by vectors, words or both."""
     service.check_ready()
-    body = read_body(SearchBody, request.scope["embedkit.body"])
+    raw = request.scope["embedkit.body"]
+    if len(raw) > _LARGEST:
+        raise ApiError(413, f"the body is larger than {_LARGEST:,} bytes, which no search needs")
+    body = read_body(SearchBody, raw)
     limits = service.config.limits
     served = service.indexes.get(body.index)
     index = served.current()
     check_text(body.query, limits, "query", "the query", visible=True)
-    if body.k > limits.k:
-        raise invalid(f"k is {body.k:,}: ask for {limits.k:,} or fewer hits", "k")
-    asked = _asked(body, index, limits.tasks, limits.text_characters)
-    question = Question(index, body, _condition(body.where))
+    asked = _asked(body, index, limits)
     if service.searching >= limits.searches:
         raise ApiError(
             429, f"the server is busy: {service.searching} searches wait; try again in 1 s", code="queue_full",
@@ -62,9 +70,13 @@ async def search(service: Service, request: Request) -> Response:
         )  # fmt: skip
     service.searching += 1
     try:
+        began = time.perf_counter()
         vectors = {} if body.mode == "lexical" else await _encoded(index, body.query, asked)
+        question = Question(served.name, index, body, vectors, _ms(began))
         loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(service.searchers, _found, served.name, question, asked, vectors)
+        content = await loop.run_in_executor(service.searchers, _found, service, question, asked)
+    except InputError as e:
+        raise invalid(str(e).replace(str(served.directory), served.name)) from None
     finally:
         service.searching -= 1
     return Response(content, media_type="application/json")
@@ -78,20 +90,15 @@ async def _encoded(index: Index, query: str, asked: list[Asked]) -> dict[Unit, N
     return dict(zip(units, done.vectors, strict=True))
 
 
-def _asked(body: SearchBody, index: Index, most: int, longest: int) -> list[Asked]:
-    if body.tasks is None:
-        return [Asked(None, None)]
-    if len(body.tasks) > most:
-        raise invalid(f"{len(body.tasks)} tasks are more than the {most} that one search may have", "tasks")
+def _asked(body: SearchBody, index: Index, limits: Limits) -> list[Asked]:
     out = []
-    for task in body.tasks:
+    for task in body.tasks or ():
         if isinstance(task, str):
             out.append(Asked(get_task(task, index.tasks), None))
-        elif len(task.instruction) > longest:
-            raise invalid(f"the instruction is longer than {longest:,} characters", "tasks")
         else:
+            check_text(task.instruction, limits, "tasks", "the instruction", visible=True)
             out.append(Asked(None, task.instruction))
-    return out
+    return out or [Asked(None, None)]
 
 
 def _condition(where: str | Mapping[str, Any] | None) -> Condition | None:
@@ -100,35 +107,40 @@ def _condition(where: str | Mapping[str, Any] | None) -> Condition | None:
     from embedkit_indexes.filters import from_dict
     from embedkit_indexes.where import parse_where
 
-    return parse_where(where) if isinstance(where, str) else from_dict(where)
+    if isinstance(where, str):
+        return parse_where(where)
+    check_depth(where, "where")
+    return from_dict(where)
 
 
-def _found(
-    name: str,
-    question: Question,
-    asked: list[Asked],
-    vectors: Mapping[Unit, NDArray[np.float32]],
-) -> bytes:
+def _found(service: Service, question: Question, asked: list[Asked]) -> bytes:
     """Search for each task and return the answer's JSON; runs in a thread of its own."""
-    token = prepared.set(vectors)
+    condition = _condition(question.body.where)
+    token = prepared.set(question.vectors)
     try:
-        results = [_result(question, one) for one in asked]
+        found = [_search(question, one, condition) for one in asked]
     finally:
         prepared.reset(token)
-    version, body, _ = question
-    answer = {
-        "index": name,
-        "generation": version.manifest.generation,
-        "query": body.query,
-        "results": results,
-    }
-    return orjson.dumps(answer, option=orjson.OPT_NON_STR_KEYS)
+    results = [record for _, record in found]
+    if question.body.snippets:
+        add_snippets(service, question, [result for result, _ in found], results)
+    return json_bytes(
+        {
+            "index": question.name,
+            "generation": question.version.manifest.generation,
+            "query": question.body.query,
+            "results": results,
+            "encode_ms": question.encode_ms,
+        }
+    )
 
 
-def _result(question: Question, asked: Asked) -> dict[str, Any]:
-    version, body, condition = question
+def _search(
+    question: Question, asked: Asked, condition: Condition | None
+) -> tuple[SearchResult, dict[str, Any]]:
     began = time.perf_counter()
-    result = version.search(
+    body = question.body
+    result = question.version.search(
         body.query, task=asked.task, instruction=asked.instruction, k=body.k, lang=body.lang, where=condition,
         effort=body.recall, mode=body.mode, weights=body.weights or (1.0, 1.0),
     )  # fmt: skip
@@ -138,10 +150,39 @@ def _result(question: Question, asked: Asked) -> dict[str, Any]:
         "obeys": result.obeys,
         "truncated": result.truncated,
         "hits": [_hit(hit) for hit in result.hits],
+        "took_ms": _ms(began),
     }
     if body.explain:
-        out |= _explained(version, result, body.mode)
-    return out | {"took_ms": round((time.perf_counter() - began) * 1000, 3)}
+        out |= _explained(question.version, result, body.mode)
+    return result, out
+
+
+def add_snippets(
+    service: Service, question: Question, found: Sequence[SearchResult], results: Sequence[dict[str, Any]]
+) -> None:
+    """Put the best-matching passage into the first hits of each result."""
+    body, embedder = question.body, question.version.embedder
+    hits = [
+        (result, hit)
+        for result, record in zip(found, results, strict=True)
+        for hit in record["hits"][:_SNIPPETS]
+    ]
+    if body.snippets == "meaning" and body.mode != "lexical":
+        assert isinstance(embedder, ServedEmbedder)
+        vectors = question.vectors
+        asked = [(vectors[Unit("query", r.instruction, body.query)], hit["text"]) for r, hit in hits]
+        best = service.passages.best(embedder, asked)
+    else:
+        best = by_words(body.query, [hit["text"] for _, hit in hits])
+    for (_, hit), passage in zip(hits, best, strict=True):
+        if passage is not None:
+            hit["snippet"] = {
+                "text": hit["text"][passage.start : passage.end], "start": passage.start, "end": passage.end
+            }  # fmt: skip
+
+
+def _ms(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 3)
 
 
 def _explained(index: Index, result: SearchResult, mode: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from embedkit_cli.server.embedders import EmbedderPool, ServedEmbedder
 from embedkit_cli.server.errors import ApiError
 from embedkit_cli.server.indexes import ServedIndexes
 from embedkit_cli.server.metrics import Metrics
+from embedkit_cli.server.snippets import PassageVectors
 
 
 class Service:
@@ -22,6 +23,7 @@ class Service:
         self.metrics = Metrics()
         self.embedders = EmbedderPool(config.limits.queue, self.metrics.batch)
         self.indexes = ServedIndexes(config.indexes, self.embedders)
+        self.passages = PassageVectors()
         self.ready = False
         self.searching = 0
         self.searchers = ThreadPoolExecutor(min(os.cpu_count() or 1, 4) + 1, "embedkit-search")
@@ -37,7 +39,7 @@ class Service:
             served.open()
         for embedder in self.embedders.all():
             # More than one batch, so that what an embedder compiles for many texts is there.
-            embedder.encode_document(["a text to get warm with " * 8] * 64)
+            embedder.encode_document(["a text to get warm with " * 8] * 24)
         self.ready = True
         self.indexes.watch(self.config.refresh)
 

@@ -1,0 +1,177 @@
+"""What the server answers, for its OpenAPI alone: the bytes are built elsewhere, and are not checked against this."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class ErrorDetail(BaseModel):
+    """One sentence, and what a program may tell it by."""
+
+    message: str
+    type: Literal[
+        "invalid_request_error",
+        "authentication_error",
+        "permission_error",
+        "rate_limit_error",
+        "server_error",
+    ]
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """An error, as OpenAI's API has it."""
+
+    error: ErrorDetail
+
+
+class Embedding(BaseModel):
+    """A unit vector: numbers, or base64 of float32, little-endian."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """The tokens that were read; what was cut off is told in the header X-Truncated-Tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Vectors in the order of the texts."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class Model(BaseModel):
+    """An embedder."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    fingerprint: str
+    dimensions: int
+    shorter_dimensions: list[int]
+    max_length: int
+    instruction_trained: bool
+    default_task: str | None
+
+
+class ModelsAnswer(BaseModel):
+    """The embedders."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class StatusAnswer(BaseModel):
+    """That all is well."""
+
+    status: str
+
+
+class IndexEmbedder(BaseModel):
+    """What an index was built with."""
+
+    name: str
+    fingerprint: str
+    dim: int
+    instruction_trained: bool
+
+
+class IndexAnswer(BaseModel):
+    """An index; `tasks` are those stored with it."""
+
+    name: str
+    documents: int
+    chunks: int
+    languages: dict[str, int]
+    embedder: IndexEmbedder
+    generation: int
+    updated: str
+    tasks: list[str]
+
+
+class IndexesAnswer(BaseModel):
+    """The indexes that are there at present."""
+
+    indexes: list[IndexAnswer]
+
+
+class TaskAnswer(BaseModel):
+    """A task; `source` is an index's name, or built-in."""
+
+    name: str
+    instruction: str
+    description: str
+    source: str
+
+
+class TasksAnswer(BaseModel):
+    """The tasks of an index, and the built-in ones; `default` is asked under where none is named."""
+
+    tasks: list[TaskAnswer]
+    default: str | None
+
+
+class Snippet(BaseModel):
+    """The best-matching passage; `start` and `end` count characters of the hit's text."""
+
+    text: str
+    start: int
+    end: int
+
+
+class Hit(BaseModel):
+    """A chunk found; `score` is as the mode says, `cosine` and `bm25` what each gave in mode hybrid."""
+
+    rank: int
+    score: float
+    document_id: str
+    chunk_id: int
+    position: int
+    title: str
+    text: str
+    lang: str
+    source: str
+    start: int
+    end: int
+    metadata: dict[str, Any]
+    cosine: float | None
+    bm25: float | None
+    rerank_score: float | None = None
+    snippet: Snippet | None = None
+
+
+class Result(BaseModel):
+    """What one task found; `truncated` counts tokens of the query that were not read."""
+
+    task: str | None
+    instruction: str | None
+    obeys: bool
+    truncated: int
+    hits: list[Hit]
+    took_ms: float
+    encoded: str | None = None
+    tokens: list[str] | None = None
+    context: Any = None
+
+
+class SearchAnswer(BaseModel):
+    """A result for each task, all of one version of the index."""
+
+    index: str
+    generation: int
+    query: str
+    results: list[Result]
+    encode_ms: float

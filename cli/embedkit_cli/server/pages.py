@@ -1,0 +1,38 @@
+"""The search page at /, and the API's description at /docs: files of this package, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+_HERE = Path(__file__).resolve().parent
+PAGE = _HERE / "page"
+_API_DOCS = _HERE / "api_docs"
+_SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
+
+
+def add_pages(app: FastAPI) -> None:
+    """Serve the page's files, and those of /docs, each by a route of its own or from one folder."""
+    if (PAGE / "index.html").is_file():
+        app.router.routes += [_file("/", PAGE / "index.html"), Mount("/static", StaticFiles(directory=PAGE))]
+    found = find_spec("fastapi_offline")
+    swagger = Path(found.origin).parent / "static" if found is not None and found.origin else _API_DOCS
+    app.router.routes += [
+        _file("/docs", _API_DOCS / "index.html"),
+        _file("/docs/start.js", _API_DOCS / "start.js"),
+        *(_file(f"/docs/{name}", swagger / name) for name in _SWAGGER),
+    ]
+
+
+def _file(path: str, file: Path) -> Route:
+    async def send(request: Request) -> Response:
+        del request
+        return FileResponse(file, headers={"Cache-Control": "no-cache"})
+
+    return Route(path, send, methods=["GET"])
