@@ -6,7 +6,8 @@ EmbedkitError
 │   └── CorpusError                          a source that cannot be read: path, and line where there is one
 ├── MissingExtraError     (ImportError)      an optional package is missing; names the pip command
 ├── EmbedderError         (RuntimeError)     an embedder broke its promise: NaN, wrong shape, unreadable model
-│   └── ServerError                          a remote embedding server failed after all retries
+│   └── ServerError                          a remote server failed after all retries
+├── RerankerError         (RuntimeError)     a reranker broke its promise: NaN, a wrong number of scores
 ├── TrainingError         (RuntimeError)     training went wrong: NaN loss, nothing moved, out of memory
 └── StoreError            (OSError)          a directory that is written: disk full, no permission
     ├── NotAnIndexError                      the directory holds something else
@@ -74,7 +75,11 @@ class EmbedderError(EmbedkitError, RuntimeError):
 
 
 class ServerError(EmbedderError):
-    """Report a remote embedding server that failed after all retries."""
+    """Report a remote server that failed after all retries."""
+
+
+class RerankerError(EmbedkitError, RuntimeError):
+    """Report a reranker that broke its promise: NaN, a wrong number of scores, a plug-in that does not open."""
 
 
 class TrainingError(EmbedkitError, RuntimeError):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.contract import Template
 from embedkit.embedder import Embedder
-from embedkit.errors import EmbedderError, EmbedkitError, InputError, UnknownNameError
+from embedkit.errors import EmbedderError, InputError, UnknownNameError
+from embedkit.plug_ins import find_plug_ins, open_plug_in
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -26,9 +27,7 @@ _STATIC_SUFFIXES = (".vec", ".bin", ".glove", ".w2v", ".txt")
 @cache
 def list_embedders() -> dict[str, EntryPoint]:
     """Return the installed embedder kinds by name, sorted, none of them imported."""
-    from importlib.metadata import entry_points
-
-    return {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+    return find_plug_ins(GROUP)
 
 
 def get_embedder(name_or_path: str = DEFAULT, /, **options: Any) -> Embedder:
@@ -54,21 +53,10 @@ def _open(name_or_path: str, options: dict[str, Any]) -> Embedder:
     kinds = list_embedders()
     if kind not in kinds:
         raise UnknownNameError("embedder", kind, [*kinds, DEFAULT], "`embedkit embedders` lists all.")
-    plug_in = f"the plug-in {kind!r} ({kinds[kind].value})"
     if isinstance(options.get("template"), Mapping):  # from JSON: the command line, or an index
         options["template"] = Template.of(options["template"])
-    try:
-        factory = kinds[kind].load()
-        opener = getattr(factory, "open", factory)
-        _check_options(kind, opener, options)
-        embedder = opener(model, **options)
-    except EmbedkitError:
-        raise
-    except Exception as e:
-        raise EmbedderError(f"{plug_in} cannot be opened: {type(e).__name__}: {e}") from e
-    if not isinstance(embedder, Embedder):
-        raise EmbedderError(f"{plug_in} gave {type(embedder).__name__}, not an Embedder")
-    return embedder
+    # mypy: the base class is abstract, and any subclass of it will do.
+    return open_plug_in(kinds[kind], model, options, Embedder, EmbedderError)  # type: ignore[type-abstract]
 
 
 def reopen_embedder(spec: str, options: Mapping[str, Any]) -> Embedder:
@@ -98,18 +86,6 @@ def _is_own(address: str) -> bool:
     host = urlsplit(address).hostname
     own = urlsplit(os.environ.get("OPENAI_BASE_URL", "")).hostname
     return host in ("api.openai.com", "localhost", "127.0.0.1", "::1") or (host is not None and host == own)
-
-
-def _check_options(kind: str, opener: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    from inspect import Parameter, signature
-
-    first, *parameters = signature(opener).parameters.values()
-    known = [p.name for p in parameters if p.kind is not Parameter.VAR_KEYWORD]
-    if len(known) < len(parameters) and first.name not in options:
-        return
-    for name in options:
-        if name not in known:
-            raise UnknownNameError(f"option of the embedder {kind!r}:", name, known)
 
 
 def full_name(name_or_path: str) -> str:

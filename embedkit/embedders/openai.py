@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from embedkit.contract import EmbedderInfo, Template
 from embedkit.embedder import Embedder
 from embedkit.embedders.matryoshka import check_dim
-from embedkit.embedders.openai_requests import PUBLIC_URL, Remote, Requests, Role
+from embedkit.embedders.openai_client import PUBLIC_URL
+from embedkit.embedders.openai_requests import Remote, Requests, Role
 from embedkit.embedders.presets import get_preset, match_preset
 from embedkit.errors import InputError, UnknownNameError
 

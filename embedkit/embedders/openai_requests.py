@@ -1,27 +1,24 @@
-"""Send embedding requests through the `openai` client: pacing, retries, checks of the answer, clear errors."""
+"""Send embedding requests to a server, and check what it answers."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal
 
-from embedkit.embedders.pacing import Pacer, backoff, retry_after
-from embedkit.errors import EmbedderError, InputError, MissingExtraError, ServerError
+from embedkit.embedders.openai_client import PUBLIC_URL, Client, check_url, place_of
+from embedkit.errors import EmbedderError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from openai import OpenAI
 
 Role = Literal["query", "document"]
-PUBLIC_URL = "https://api.openai.com/v1"
-_RETRIED = (408, 409, 425, 429)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +70,7 @@ class Remote:
             raise InputError(f"input_types is {self.input_types!r}: give two, such as ['query', 'passage']")
         if self.encoding not in ("base64", "float"):
             raise InputError(f"encoding is {self.encoding!r}: give 'base64' or 'float'")
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"base_url is no web address: write it as {PUBLIC_URL}")
+        check_url(self.base_url)
 
     @property
     def identity(self) -> str:
@@ -92,26 +87,28 @@ class Remote:
     @property
     def place(self) -> str:
         """The server's address as an error may show it: no user, password or query string."""
-        parts = urlsplit(self.base_url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+        return place_of(self.base_url)
+
+    @property
+    def route(self) -> str:
+        """What is asked of the server, for its errors."""
+        return "/embeddings"
+
+    @property
+    def advice(self) -> str:
+        """What may help where the server refuses a request."""
+        return (
+            f"shorter texts (max_length={self.max_length}) or fewer of them (batch_size={self.batch_size}) "
+            "may help"
+        )
 
 
 class Requests:
     """Send texts to one server; threads share it."""
 
     def __init__(self, remote: Remote, api_key: str | None) -> None:
-        try:
-            from openai import OpenAI
-        except ModuleNotFoundError as e:
-            raise MissingExtraError("the openai embedder", "openai") from e
         self._remote = remote
-        self._pacer = Pacer(remote.requests_per_minute, remote.tokens_per_minute)
-        self._reached = False
-        self._key = _checked_key(api_key or os.environ.get("OPENAI_API_KEY") or "", remote)
-        self._client = OpenAI(
-            api_key=self._key or "none", base_url=remote.base_url, timeout=remote.timeout, max_retries=0
-        )
+        self._client = Client(remote, api_key, "the openai embedder")
 
     def send(
         self, texts: Sequence[str], role: Role, dim: int | None = None, stop: threading.Event | None = None
@@ -120,98 +117,24 @@ class Requests:
 
         Raises EmbedderError for a refusal or a wrong answer, ServerError when no try is left.
         """
-        stop = stop or threading.Event()
-        tokens = sum(2 + len(text.encode()) // 4 for text in texts)
-        attempt = 0
-        while True:
-            if stop.wait(self._pacer.reserve(tokens)):
-                raise ServerError("stopped because another request failed")
-            content = self._try(texts, role, attempt)
-            if isinstance(content, bytes):
-                self._reached = True
-                return self._vectors(content, len(texts), dim)
-            self._pacer.pause(content)
-            attempt += 1
-
-    def _try(self, texts: Sequence[str], role: Role, attempt: int) -> bytes | float:
-        """Return the answer's body, or the seconds to wait before the next try."""
         import openai
 
         remote = self._remote
         body = dict(remote.extra_body)
         if remote.send_input_type:
             body["input_type"] = remote.input_types[role == "document"]
-        try:
-            answer = self._client.embeddings.with_raw_response.create(
+
+        def request(client: OpenAI) -> Any:
+            return client.embeddings.with_raw_response.create(
                 input=list(texts),
                 model=remote.model,
                 encoding_format=remote.encoding,
                 dimensions=remote.dimensions or openai.NOT_GIVEN,  # type: ignore[arg-type]
                 extra_body=body or None,
             )
-            return bytes(answer.http_response.content)
-        # `from None`: a cause may carry the request with its key into a traceback.
-        except openai.APIStatusError as e:
-            self._reached = True
-            status, code = e.status_code, str(getattr(e, "code", "") or "")
-            detail = self._detail(e)
-            if (status not in _RETRIED and status < 500) or "quota" in code:
-                self._refuse(status, code, detail)
-            problem = f"status {status}{detail}"
-            asked = retry_after(e.response.headers)
-        except openai.APITimeoutError:
-            problem, asked = f"no answer within timeout={remote.timeout:g} s", None
-        except openai.APIConnectionError as e:
-            problem, asked = f"no connection ({self._clean(e.__cause__ or e)})", None
-        except openai.OpenAIError as e:
-            raise EmbedderError(f"{remote.place}: {self._clean(e)}") from None
-        # A server that never answered is more likely absent than busy.
-        retries = remote.max_retries if self._reached else min(remote.max_retries, 1)
-        if attempt >= retries:
-            raise ServerError(
-                f"{remote.place} failed {attempt + 1} times, lastly with {problem}: check that it runs, "
-                "or try later with a lower requests_per_minute or tokens_per_minute"
-            ) from None
-        if asked is not None and asked > remote.longest_wait:
-            raise ServerError(
-                f"{remote.place} asks to wait {asked:.0f} s ({problem}), more than longest_wait="
-                f"{remote.longest_wait:g}: try again then"
-            ) from None
-        return asked if asked else backoff(attempt, remote.first_backoff)
 
-    def _refuse(self, status: int, code: str, detail: str) -> NoReturn:
-        remote = self._remote
-        if status == 401:
-            text = "refused the key (401): set OPENAI_API_KEY, or pass api_key"
-        elif status == 404:
-            text = (
-                f"has no model {remote.model!r} or no /embeddings (404{detail}): check the name, and base_url, "
-                "which mostly ends in /v1"
-            )
-        elif "quota" in code:
-            text = f"has no quota left for this key ({status}{detail}): see to the account"
-        elif status in (400, 413, 422):
-            text = (
-                f"refused the request ({status}{detail}): shorter texts (max_length={remote.max_length}) or "
-                f"fewer of them (batch_size={remote.batch_size}) may help"
-            )
-        else:
-            text = f"refused the request ({status}{detail}): check the key's rights and the model's name"
-        raise EmbedderError(f"{remote.place} {text}") from None
-
-    def _detail(self, error: Any) -> str:
-        body = error.body
-        message = (
-            body.get("message") or body.get("detail") or body.get("error") if isinstance(body, dict) else None
-        )
-        return f", {self._clean(message)}" if message else ""
-
-    def _clean(self, what: object) -> str:
-        """Return what a server said on one line, short, and without the key should it echo it."""
-        text = " ".join(str(what).split())
-        if self._key:
-            text = text.replace(self._key, "***")
-        return text if len(text) <= 200 else text[:199] + "…"
+        tokens = sum(2 + len(text.encode()) // 4 for text in texts)
+        return self._vectors(self._client.send(request, tokens, stop), len(texts), dim)
 
     def _vectors(self, content: bytes, count: int, dim: int | None) -> NDArray[np.float32]:
         import numpy as np
@@ -222,7 +145,7 @@ class Requests:
             order = [item.get("index") for item in items]
             rows = [_floats(item["embedding"]) for item in items]
         except (ValueError, KeyError, TypeError, AttributeError) as e:
-            start = self._clean(content[:80].decode(errors="replace"))
+            start = self._client.clean(content[:80].decode(errors="replace"))
             raise EmbedderError(
                 f"{place} answered with no list of embeddings ({type(e).__name__} in {start!r}): check base_url"
             ) from None
@@ -256,14 +179,3 @@ def _floats(embedding: Any) -> NDArray[np.float32]:
     if vector.ndim != 1:
         raise ValueError(vector.shape)
     return vector
-
-
-def _checked_key(key: str, remote: Remote) -> str:
-    key = key.strip()
-    if not key and urlsplit(remote.base_url).hostname == urlsplit(PUBLIC_URL).hostname:
-        raise InputError(
-            "no key for api.openai.com: set OPENAI_API_KEY, or pass api_key (or another base_url)"
-        )
-    if not all("!" <= c <= "~" for c in key):
-        raise InputError(f"the API key of {len(key)} characters holds one that no key has: copy it again")
-    return key

@@ -13,11 +13,15 @@ PUBLIC = [
     "EmbedderInfo",
     "EmbedkitError",
     "InstructionWarning",
+    "Reranker",
+    "RerankerInfo",
     "Task",
     "Template",
     "get_embedder",
+    "get_reranker",
     "get_task",
     "list_embedders",
+    "list_rerankers",
     "load_tasks",
 ]
 ERRORS = {
@@ -28,6 +32,7 @@ ERRORS = {
     "MissingExtraError": ImportError,
     "EmbedderError": RuntimeError,
     "ServerError": RuntimeError,
+    "RerankerError": RuntimeError,
     "TrainingError": RuntimeError,
     "StoreError": OSError,
     "NotAnIndexError": OSError,
