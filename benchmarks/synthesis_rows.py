@@ -1,11 +1,11 @@
 """Measure `embedkit synth filter` and `embedkit synth stats`: time and memory over many rows.
 
-    python benchmarks/synthesis_rows.py [--rows 500000] [--json]
+    python benchmarks/synthesis_rows.py [--rows 500000] [--folder DIR] [--json]
 
 The rows are made from a seed: the paper's types, the languages of `examples/synthetic`, texts of 5 to 60 words put together from the sentences of
 `examples/synthetic`, one hard negative, metadata as `synth generate` writes it; 2% exact duplicates, 3% near ones, 1% in
-another language. Measured in a process of its own each: filters of texts (duplicates, language, lengths, contamination
-against 20,000 texts, near-duplicates), and the statistics with near-duplicates, page and plot. Without an embedder: its own
+another language. Measured in a process of its own each: filters of texts (duplicates, language, lengths, placeholders,
+contamination against 20,000 texts, near-duplicates), and the statistics with near-duplicates, page and plot. Without an embedder: its own
 speed (benchmarks/encode.py) is all that counts there. On a busy machine read the CPU seconds: process and worker run side
 by side, so that two free cores take about the larger of the two.
 """
@@ -30,6 +30,14 @@ TYPES = {"short-long": 167, "long-short": 122, "sts": 99, "bitext": 89, "long-lo
 LENGTHS = {
     "short-long": (8, 60), "long-short": (60, 3), "sts": (14, 14), "bitext": (14, 14), "long-long": (55, 55), "short-short": (4, 4)
 }  # fmt: skip
+
+CLARITY = ("clear", "understandable with some effort", "ambiguous")
+DRAWN = {
+    "short-long": {"clarity": CLARITY, "num_words": ("50",)},
+    "long-short": {"clarity": CLARITY, "num_words": ("at least 50",)},
+    "sts": {"unit": ("sentence",), "low_score": ("2.5", "3", "3.5")},
+    "bitext": {"unit": ("sentence",), "low_score": ("1.5", "2", "2.5")},
+}
 
 
 def words_by_language() -> dict[str, list[str]]:
@@ -79,11 +87,8 @@ def made_rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
                 "request": number,
                 "type": kind,
                 "model": draw.choice(("gpt-4", "gpt-4", "gpt-4", "gpt-3.5-turbo")),
-                "template": f"{kind}-{draw.randrange(1, 4)}",
-                "placeholders": {
-                    "clarity": draw.choice(("clear", "ambiguous")),
-                    "num_words": str(max(lengths)),
-                },
+                "template": f"{kind}-{draw.randrange(1, 3)}",
+                "placeholders": {name: draw.choice(values) for name, values in DRAWN.get(kind, {}).items()},
                 "tokens": [200, 160],
                 "cost": 0.003,
             },
@@ -133,9 +138,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--workers", default="1")
+    parser.add_argument("--folder", help="where the rows are written (2 GB), and removed afterwards")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
         folder = Path(place)
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as f:
             for row in made_rows(arguments.rows, arguments.seed):
@@ -175,6 +181,12 @@ def main() -> None:
             f"| {name} | {found['seconds']:.1f} | {cpu:.1f} | {worker:.1f} | {(cpu + worker) / arguments.rows * 1e6:.0f} "
             f"| {found['mib']:.0f} | {found['worker_mib']:.0f} |"
         )
+    sums = [
+        sum(run[key] for run in (filtered, counted))
+        for key in ("seconds", "cpu_seconds", "worker_cpu_seconds")
+    ]
+    peak = max(run["mib"] + run["worker_mib"] for run in (filtered, counted))
+    print(f"| both | {sums[0]:.1f} | {sums[1]:.1f} | {sums[2]:.1f} | | {peak:.0f} in sum | |")
     for count in filtered["record"]["filters"]:
         print(f"{count['name']}: {count['seconds']} s, {count['dropped'] | count['changed']}")
 

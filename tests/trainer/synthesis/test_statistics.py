@@ -102,12 +102,15 @@ def test_the_papers_figures_are_the_papers() -> None:
     """Shares of the 507 thousand by type, and of the languages that its figure names."""
     assert [round(paper_share(kind) or 0, 3) for kind in ("short-long", "bitext")] == [0.329, 0.176]
     assert (paper_share("mine"), paper_language("en"), paper_language("sw")) == (None, 0.431, None)
-    made = gather(read_examples(row_files(SEED_SET)), likeness=None)
-    table = {line.name: (line.paper, line.here) for line in compare(made)}
-    assert table["short-long"] == ("32.9%", "16.9%")
-    assert table["English"] == ("43.1%", "47.1%")
-    assert table["unique instructions"] == ("150,000 (30%)", "650 (100%)")
-    assert table["languages"] == ("93", "36")
+    rows = list(read_examples(row_files(SEED_SET)))
+    table = {line.name: (line.paper, line.here) for line in compare(gather(rows, likeness=None))}
+    of_type = sum(e.type == "short-long" for e in rows) / len(rows)
+    english = sum(e.language("q") == "en" for e in rows) / len(rows)
+    tasks, languages = {e.row.instruction for e in rows}, {e.language(side) for e in rows for side in "qd"}
+    assert table["short-long"] == ("32.9%", f"{of_type:.1%}")
+    assert table["English"] == ("43.1%", f"{english:.1%}")
+    assert table["unique instructions"] == ("150,000 (30%)", f"{len(tasks):,} ({len(tasks) / len(rows):.0%})")
+    assert table["languages"] == ("93", str(len(languages)))
     assert table["with hard negatives"] == ("94.1%", "100.0%")
 
 

@@ -164,20 +164,30 @@ def _judged(
         for batch in batches:
             yield clocked(lambda batch=batch: judge.check(batch))  # type: ignore[misc]
         return
-    sent: deque[Future[list[Outcome]]] = deque()
+    sent: deque[tuple[list[Example], Future[list[Outcome | None]]]] = deque()
+
+    def answer() -> list[Outcome]:
+        batch, future = sent.popleft()
+        return [e if found is None else found for e, found in zip(batch, _answer(future), strict=True)]
+
     for batch in batches:
-        sent.append(pool.submit(judge.check, batch))
+        sent.append((batch, pool.submit(_check_there, judge, batch)))
         if len(sent) > _AHEAD * workers:
-            yield clocked(lambda: _answer(sent.popleft()))
+            yield clocked(answer)
     while sent:
-        yield clocked(lambda: _answer(sent.popleft()))
+        yield clocked(answer)
+
+
+def _check_there(judge: Filter, batch: Sequence[Example]) -> list[Outcome | None]:
+    """Judge in another process; what passes unchanged need not be sent back."""
+    return [None if isinstance(outcome, Example) else outcome for outcome in judge.check(batch)]
 
 
 def _is_parallel(judge: Filter | WholeFilter) -> bool:
     return not isinstance(judge, WholeFilter) and judge.parallel
 
 
-def _answer(future: Future[list[Outcome]]) -> list[Outcome]:
+def _answer(future: Future[list[Outcome | None]]) -> list[Outcome | None]:
     from concurrent.futures.process import BrokenProcessPool
 
     try:

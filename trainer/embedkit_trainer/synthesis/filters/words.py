@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # Scripts written without spaces, and how many characters make a word there (news and encyclopaedia text).
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -13,6 +14,9 @@ _UNSPACED = re.compile(f"[{_IDEOGRAPHS}{_SYLLABLES}]")
 _IDEOGRAPHS_A_WORD = 1.7
 _SYLLABLES_A_WORD = 5.0
 _PIECE = re.compile(f"[{_IDEOGRAPHS}{_SYLLABLES}]|[^\\W_{_IDEOGRAPHS}{_SYLLABLES}]+")
+
+# Texts of a batch of rows, which one filter cuts after the other; longer ones would take much memory.
+_REMEMBERED, _SHORT = 4096, 2000
 
 
 def count_words(text: str) -> float:
@@ -29,6 +33,13 @@ def is_spaced(text: str) -> bool:
     return text.isascii() or _UNSPACED.search(text) is None
 
 
-def pieces(text: str) -> list[str]:
+def pieces(text: str) -> tuple[str, ...]:
     """Return the words in small letters, without punctuation; where there are no spaces, the characters."""
-    return _PIECE.findall(text.casefold())
+    return _remembered(text) if len(text) <= _SHORT else _cut(text)
+
+
+def _cut(text: str) -> tuple[str, ...]:
+    return tuple(_PIECE.findall(text.casefold()))
+
+
+_remembered = lru_cache(_REMEMBERED)(_cut)
