@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from embedkit.errors import EmbedkitError, InputError, ServerError
+from embedkit_cli.synth import synth
 from embedkit_trainer.synthesis.batch_ledger import Ledger
 from embedkit_trainer.synthesis.brainstorm import brainstorm
 from embedkit_trainer.synthesis.generate import GenerateReport, generate, plan_requests, store_folder
@@ -38,8 +40,18 @@ _KILLED_WHILE_STORING = (
 )
 
 
+class Batches(Scripted):
+    """A running server of batches; its log is read while it is written."""
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """What was done so far."""
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 @contextmanager
-def batch_server(folder: Path, **rules: Any) -> Iterator[Scripted]:
+def batch_server(folder: Path, **rules: Any) -> Iterator[Batches]:
     """Run a server of the Batch API with these rules as a process on loopback."""
     log = folder / "batches.log"
     log.touch()
@@ -47,7 +59,7 @@ def batch_server(folder: Path, **rules: Any) -> Iterator[Scripted]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None
-        yield Scripted(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", log)
+        yield Batches(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", log)
     finally:
         process.kill()
         process.wait()
@@ -169,7 +181,7 @@ def test_half_the_price(tmp_path: Path) -> None:
     [
         ("upload", {"slow": {"files": 30}}, ""),
         ("create", {"slow": {"batches": 30}}, ""),
-        ("look", {"looks": 30}, ""),
+        ("look", {"looks": 15}, ""),
         ("storing", {}, _KILLED_WHILE_STORING),
     ],
 )
@@ -197,7 +209,7 @@ def test_killed(moment: str, rules: dict[str, Any], before: str, tmp_path: Path)
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT for a process")
 def test_ctrl_c_leaves_batches_at_the_server(tmp_path: Path) -> None:
     """SIGINT ends the command with exit code 2 and says that the same command fetches what goes on; it then does."""
-    with batch_server(tmp_path, looks=30) as server:
+    with batch_server(tmp_path, looks=20) as server:
         config = _config(tmp_path, server.url)
         command = [sys.executable, "-m", "embedkit_cli.main", "synth", "generate", str(config)]
         process = subprocess.Popen([*command, "--batch"], stderr=subprocess.PIPE, text=True)
@@ -330,7 +342,7 @@ def test_structured_output(tmp_path: Path) -> None:
         ({"batches": [429, "insufficient_quota", 0]}, ServerError, "has no quota left for this key"),
         ({"batches": [429, None, 0]}, ServerError, "takes no batch of 12 requests for now .status 429"),
         ({"batches": [500, None, 0]}, ServerError, "failed 2 times, lastly with status 500"),
-        ({"content": [404, None, 0]}, ServerError, "has the file made-1 no more .404"),
+        ({"content": [404, None, 0]}, InputError, "has the file made-1 no more .404"),
     ],
 )
 def test_what_ends_a_run(
@@ -433,6 +445,32 @@ def test_batches_of_another_server(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="has no batch batch_0 .404.*, in which 12 requests were sent"):
             _generate(tmp_path, other.url)
         assert len(_batches(other)) == before
+
+
+def test_an_expired_file_keeps_no_other_back(tmp_path: Path) -> None:
+    """Where one batch's answers are gone the others' are stored, nothing is sent again, and the way out is told."""
+    with batch_server(tmp_path, refuse={"content": [404, None, 1]}) as server:
+        config = load_synthesis(_config(tmp_path, server.url, batch="requests = 6"))
+        with pytest.raises(
+            InputError, match="has the file .*delete .*ledger.jsonl once the others are fetched"
+        ):
+            generate(config, batch=True)
+        assert sum(1 for _ in read_records(store_folder(config))) == 6
+        assert generate(config, batch=True).rows == {"sts": COUNT}  # it was gone for a moment alone
+        assert len(_batches(server)) == 2
+
+
+def test_a_dry_run_tells_the_price_of_batches(tmp_path: Path) -> None:
+    """--dry-run with --batch forecasts half of what it forecasts without, and asks nothing."""
+    costs = []
+    with batch_server(tmp_path) as server:
+        config = _config(tmp_path, server.url)
+        config.write_text(config.read_text().replace("= 0\nprice_output = 0", "= 1000\nprice_output = 4000"))
+        for more in ([], ["--batch"]):
+            found = CliRunner().invoke(synth, ["generate", str(config), "--dry-run", "--json", *more])
+            costs.append(json.loads(found.stdout)["forecast"]["cost"])
+        assert not server.requests
+    assert costs[1] == pytest.approx(costs[0] / 2)
 
 
 def test_a_torn_ledger(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from embedkit.errors import InputError
 from embedkit_trainer.synthesis.batch_answers import Taker
-from embedkit_trainer.synthesis.batch_api import BatchServer, State
+from embedkit_trainer.synthesis.batch_api import BatchServer, Gone, State
 from embedkit_trainer.synthesis.batch_files import Lines
 from embedkit_trainer.synthesis.batch_ledger import Batch, Ledger, refuse_open
 from embedkit_trainer.synthesis.batch_sending import Sender
@@ -66,6 +66,7 @@ class BatchRun:
         self._states: dict[str, State] = {}
         self._unread: Counter[str] = Counter()
         self._freed = False
+        self._gone: set[str] = set()
         self._error: InputError | None = None
 
     async def run(self) -> RunReport:
@@ -115,7 +116,7 @@ class BatchRun:
                 await self._sender.send(self._total, self._retry_failed)
                 send = False
             self._tell(self._progress())
-            if not any(batch.id for batch in self._ledger.open.values()):
+            if not self._awaited():
                 return
             wait = first if ended else wait
             await self._pause(wait)
@@ -124,14 +125,24 @@ class BatchRun:
     async def _look(self) -> bool:
         """Store what has ended, and say whether anything has."""
         ended = self._freed = False
-        for batch in [b for b in self._ledger.open.values() if b.id]:
+        for batch in self._awaited():
             server = self._sender.server(batch.model)
-            state = await server.look(batch.id, len(batch.numbers))
-            self._states[batch.key] = state
-            if state.ended:
-                await self._fetch(batch, state, server)
-                ended = True
+            try:
+                state = await server.look(batch.id, len(batch.numbers))
+                self._states[batch.key] = state
+                if state.ended:
+                    await self._fetch(batch, state, server)
+                    ended = True
+            except Gone as e:  # the others are fetched all the same
+                self._gone.add(batch.key)
+                self._error = self._error or InputError(
+                    f"{e}; where it is lost for good, delete {self._ledger.path} once the others are fetched, and its requests "
+                    "are sent again"
+                )
         return ended
+
+    def _awaited(self) -> list[Batch]:
+        return [b for b in self._ledger.open.values() if b.id and b.key not in self._gone]
 
     async def _fetch(self, batch: Batch, state: State, server: BatchServer) -> None:
         """Store a batch's answers, and free what it left unanswered."""

@@ -55,6 +55,10 @@ class Full(Exception):
     """Say that the server takes no further batch for now."""
 
 
+class Gone(Exception):
+    """Say in a sentence that the server does not have what it was given."""
+
+
 class _Again(Exception):
     def __init__(self, problem: str, asked: float | None = None, refused: bool = False) -> None:
         super().__init__(problem)
@@ -145,12 +149,12 @@ class BatchServer:
                 if attempt == self._config.retries or (e.asked or 0) > self._config.longest_wait:
                     if e.refused:
                         raise Full(e.problem) from None
-                    raise self._gone(e.problem) from None
+                    raise self._silent(e.problem) from None
                 await self._backoff(e, attempt)
         raise AssertionError
 
     async def look(self, name: str, requests: int) -> State:
-        """Return how far a batch is."""
+        """Return how far a batch is. Raises Gone."""
 
         async def look() -> State:
             batch = await self._client.batches.retrieve(name)
@@ -171,13 +175,13 @@ class BatchServer:
         try:
             return await self._call(look)
         except _Absent as e:
-            raise InputError(
+            raise Gone(
                 f"{self.place} has no batch {name} ({e}), in which {requests:,} requests were sent: set the base_url and the "
                 "key that it was made with"
             ) from None
 
     async def download(self, file: str, path: Path, requests: int) -> None:
-        """Write a file of answers to `path`."""
+        """Write a file of answers to `path`. Raises Gone."""
         most = (requests + _SPARE) * LARGEST_BODY
 
         async def fetch() -> None:
@@ -195,8 +199,8 @@ class BatchServer:
         try:
             await self._call(fetch)
         except _Absent as e:
-            raise ServerError(
-                f"{self.place} has the file {file} no more ({e}), in which answers were"
+            raise Gone(
+                f"{self.place} has the file {file} no more ({e}), which held answers to {requests:,} requests"
             ) from None
 
     async def _call(self, make: Callable[[], Awaitable[T]]) -> T:
@@ -206,7 +210,7 @@ class BatchServer:
                 return await self._once(make)
             except _Again as e:
                 if attempt == self._config.retries or (e.asked or 0) > self._config.longest_wait:
-                    raise self._gone(e.problem) from None
+                    raise self._silent(e.problem) from None
                 await self._backoff(e, attempt)
         raise AssertionError
 
@@ -259,7 +263,7 @@ class BatchServer:
             f"{self.place} has no Batch API ({error}): run the same command without --batch, or check base_url"
         )
 
-    def _gone(self, problem: str) -> ServerError:
+    def _silent(self, problem: str) -> ServerError:
         return ServerError(
             f"{self.place} failed {self._config.retries + 1} times, lastly with {problem}: batches that it has go on; run the "
             "same command again later"

@@ -53,7 +53,7 @@ class Ledger:
         self._handle: int | None = None
 
     def __enter__(self) -> Self:
-        path = self.folder / _FILE
+        path = self.path
         good = _replay(path, self._apply)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +77,11 @@ class Ledger:
     ) -> None:
         if self._handle is not None:
             os.close(self._handle)
+
+    @property
+    def path(self) -> Path:
+        """Where it stands."""
+        return self.folder / _FILE
 
     def requests_file(self, key: str) -> Path:
         """Return where a batch's requests lie."""
@@ -107,7 +112,7 @@ class Ledger:
 
     def _write(self, event: dict[str, Any]) -> None:
         line = encode(event)
-        path = self.folder / _FILE
+        path = self.path
         try:
             assert self._handle is not None
             before = os.fstat(self._handle).st_size

@@ -145,7 +145,8 @@ class Sender:
         return self._servers[model]
 
     def _is_structured(self, model: ModelConfig) -> bool:
-        return model.structured_output != "off" and model.name not in self._ledger.plain
+        wanted = model.structured_output
+        return wanted == "on" or (wanted == "auto" and model.name not in self._ledger.plain)
 
     async def close(self) -> None:
         """Close the connections."""
