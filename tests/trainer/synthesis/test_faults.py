@@ -122,12 +122,15 @@ def test_what_a_lost_answer_may_have_cost_is_counted(fault: str, tmp_path: Path)
     """A request that timed out or broke off counts with the most it can have cost, also for the ceilings of later runs."""
     priced = "max_tokens = 100\n[[models]]\nname = 'unused'\nshare = 0"
     with scripted(tmp_path, {"fault": fault, "tries": 1}) as server:
-        report = _generate(tmp_path, server.url, "timeout = 1.0\nconcurrency = 2", examples=2, model=priced)
+        timeout = 1 if fault == "timeout" else 30
+        report = _generate(
+            tmp_path, server.url, f"timeout = {timeout}\nconcurrency = 2", examples=2, model=priced
+        )
         spent = report.run.spent
         assert (report.run.stored, spent.requests) == (2, 4)
         assert spent.lost_tokens > 200
         used = spent.tokens_in + spent.tokens_out + spent.lost_tokens
-        ceiling = f"timeout = 1.0\nmax_tokens = {used + 50}"
+        ceiling = f"timeout = {timeout}\nmax_tokens = {used + 50}"
         more = _generate(tmp_path, server.url, ceiling, examples=4, model=priced)
     assert (more.run.stopped, more.run.stored) == ("max_tokens", 0)
 
@@ -206,7 +209,8 @@ def test_what_broke_is_told(fault: str, expected: str, tmp_path: Path) -> None:
         scripted(tmp_path, {"fault": fault, "tries": 0}) as server,
         pytest.raises(ServerError, match=f"failed 1 times before the first answer, lastly with {expected}"),
     ):
-        _generate(tmp_path, server.url, "retries = 0\ntimeout = 0.2")
+        timeout = 0.2 if fault == "timeout" else 30
+        _generate(tmp_path, server.url, f"retries = 0\ntimeout = {timeout}")
 
 
 def test_a_socks_proxy_is_asked_for_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
