@@ -64,9 +64,10 @@ class Case:
 class Cases:
     """Keep cases in a file without a name, by number, until they are asked about. Memory: some 300 bytes a case."""
 
-    def __init__(self, file: IO[bytes], numbers: dict[str, int]) -> None:
-        self._file, self._numbers = file, numbers
-        self._next = max(numbers.values(), default=-1) + 1
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._numbers: dict[str, int] = {}
+        self._next = 0
         self._places: dict[int, int] = {}
 
     def __contains__(self, number: object) -> bool:
@@ -83,6 +84,11 @@ class Cases:
     def total(self) -> int:
         """One more than the largest number."""
         return self._next
+
+    def know(self, key: str, number: int) -> None:
+        """Take the number that a case has from an earlier run."""
+        self._numbers[key] = number
+        self._next = max(self._next, number + 1)
 
     def add(self, row: Row) -> int:
         """Return the number of a row's case: that of an earlier run, or a new one."""
@@ -188,7 +194,7 @@ class JudgedConsistency:
         self.report: RunReport | None = None
         # What is wrong with the config or the folder shows before any row is read.
         with tempfile.TemporaryFile() as file:
-            CasePlan(config, Cases(file, {}))
+            CasePlan(config, Cases(file))
 
     def check_all(self, batches: Iterator[list[Example]]) -> Iterator[list[Outcome]]:
         """Yield the outcomes, batch by batch.
@@ -201,14 +207,12 @@ class JudgedConsistency:
             tempfile.TemporaryFile(dir=self._folder.parent) as rows,
             tempfile.TemporaryFile(dir=self._folder.parent) as file,
         ):
-            numbers = {
-                record["case"]: record["request"]
-                for name in (EXAMPLES, FAILURES)
-                for record in read_records(self._folder, name)
-            }
-            cases = Cases(file, numbers)
+            cases = Cases(file)
             plan = CasePlan(self._config, cases)
             with JudgeStore(self._folder, plan.digest, plan.parts, cases) as store:
+                for name in (EXAMPLES, FAILURES):
+                    for record in read_records(self._folder, name):
+                        cases.know(record["case"], record["request"])
                 asked = array("q")
                 for batch in batches:
                     pickle.dump(batch, rows, pickle.HIGHEST_PROTOCOL)
