@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from embedkit.embedder import Embedder
 from embedkit.errors import InputError, UnknownNameError
@@ -14,30 +14,20 @@ from embedkit.registry import reopen_embedder
 from embedkit.tasks import Task, get_task
 from embedkit.threads import thread_count
 from embedkit_indexes.embedder_checks import check_fingerprint, check_probes
+from embedkit_indexes.found import Found, result_of
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.planner import SearchEffort
 from embedkit_indexes.request import EVEN, Mode, SearchRequest, checked_queries, make_request
-from embedkit_indexes.results import RankedChunk, SearchResult, late_hits, late_result, truncated_tokens
+from embedkit_indexes.reranking import DEPTH, rerank_results, widened
+from embedkit_indexes.results import RankedChunk, SearchResult, truncated_tokens
 from embedkit_indexes.searching import search_snapshot
-from embedkit_indexes.snapshot import Ranking, Snapshot
+from embedkit_indexes.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from embedkit.rerankers.base import Reranker
     from embedkit_indexes.filters import Condition
 
 _BATCH = 1024
-
-
-class Found(NamedTuple):
-    """What one query found; `cosines` and `bm25` hold what is known of each row."""
-
-    query: str
-    task: str | None
-    instruction: str | None
-    encoded: str
-    obeys: bool
-    ranking: Ranking
-    cosines: dict[int, float]
-    bm25: dict[int, float]
 
 
 class IndexReader:
@@ -93,6 +83,8 @@ class IndexReader:
         effort: SearchEffort | float | None = None,
         mode: Mode = "dense",
         weights: Sequence[float] = EVEN,
+        rerank: Reranker | None = None,
+        rerank_depth: int = DEPTH,
     ) -> SearchResult:
         """Return the `k` chunks nearest to `query` under a task or a free instruction, best first.
 
@@ -100,12 +92,13 @@ class IndexReader:
         satisfy them; fewer than `k` hits come back only where there are fewer such chunks. `effort` is the recall@10
         to reach by the index's own measurement, or the parameters themselves. `mode` "lexical" searches by words
         alone (BM25, without the instruction), "hybrid" fuses both by reciprocal rank under `weights` (vectors,
-        words). Raises InputError for an empty query, k < 1 or a filter that cannot be asked, and UnknownNameError for
-        an unknown task, language or field.
+        words). With `rerank`, the `rerank_depth` best of that (`k` where it is more) are scored by a reranker under the
+        same instruction, and the `k` best by its score returned. Raises InputError for an empty query, k < 1 or a filter
+        that cannot be asked, and UnknownNameError for an unknown task, language or field.
         """
         return self.search_many(
             [query], task=task, instruction=instruction, k=k, lang=lang, where=where, effort=effort, mode=mode,
-            weights=weights,
+            weights=weights, rerank=rerank, rerank_depth=rerank_depth,
         )[0]  # fmt: skip
 
     def search_many(
@@ -120,17 +113,23 @@ class IndexReader:
         effort: SearchEffort | float | None = None,
         mode: Mode = "dense",
         weights: Sequence[float] = EVEN,
+        rerank: Reranker | None = None,
+        rerank_depth: int = DEPTH,
     ) -> list[SearchResult]:
         """Search for several queries at once, which is faster than one by one; see `search`."""
         request = make_request(
             task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
         )
+        wanted = request.k
+        if rerank is not None:
+            request = widened(request, rerank, rerank_depth)
         queries = checked_queries(queries)
         snapshot, embedder = self._opened(request)
-        return [
-            _result(snapshot, embedder, found)
+        results = [
+            result_of(snapshot, embedder, found)
             for found in self._find(snapshot, embedder, queries, request, lang)
         ]
+        return results if rerank is None else rerank_results(results, rerank, wanted, request, snapshot.tasks)
 
     def rank(
         self,
@@ -144,8 +143,16 @@ class IndexReader:
         effort: SearchEffort | float | None = None,
         mode: Mode = "dense",
         weights: Sequence[float] = EVEN,
+        rerank: Reranker | None = None,
+        rerank_depth: int = DEPTH,
     ) -> list[list[RankedChunk]]:
         """Search as `search_many` does, but return document ids and scores alone: for evaluation at depth."""
+        if rerank is not None:
+            results = self.search_many(
+                queries, task=task, instruction=instruction, k=k, lang=lang, where=where, effort=effort, mode=mode,
+                weights=weights, rerank=rerank, rerank_depth=rerank_depth,
+            )  # fmt: skip
+            return [[RankedChunk(h.document_id, h.rerank_score or 0.0) for h in r.hits] for r in results]
         request = make_request(
             task, instruction, k, lang=lang, where=where, effort=effort, mode=mode, weights=weights
         )
@@ -279,14 +286,3 @@ class IndexReader:
 
     def _check_fingerprint(self, embedder: Embedder, manifest: Manifest | None = None) -> None:
         check_fingerprint(manifest or self.manifest, embedder, str(self.directory))
-
-
-def _result(snapshot: Snapshot, embedder: Embedder | None, found: Found) -> SearchResult:
-    query, task, instruction, encoded, obeys, ranking, cosines, bm25 = found
-    hits = late_hits(ranking, snapshot.places(ranking.rows), cosines, bm25)
-    if embedder is None:
-        return SearchResult(query, task, instruction, encoded, obeys, 0, hits)
-    return late_result(
-        query=query, task=task, instruction=instruction, encoded=encoded, obeys=obeys, hits=hits,
-        embedder=embedder,
-    )  # fmt: skip

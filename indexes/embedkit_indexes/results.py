@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from embedkit_indexes.segment_format import HIDDEN
+from embedkit_indexes.segment_format import HIDDEN, NODE_TEXT
 
 if TYPE_CHECKING:
     from embedkit.embedder import Embedder
@@ -20,6 +20,8 @@ CELLS = frozenset(
         "chunk_id", "document_id", "position", "title", "text", "lang", "source", "start", "end", "metadata",
     )
 )  # fmt: skip
+# The fields that the second stage of a search fills; without one they are None.
+SECOND_STAGE = frozenset(("rerank_score", "first_rank"))
 # What `object` does: the classes below are frozen.
 _set = object.__setattr__
 
@@ -36,9 +38,12 @@ class _FromCells:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            if name not in CELLS:
+            if name in CELLS:
+                value = self._cells.cell(self._row, name)
+            elif name in SECOND_STAGE:
+                value = None
+            else:
                 return object.__getattribute__(self, name)  # its error
-            value = self._cells.cell(self._row, name)
             _set(self, name, value)
             return value
 
@@ -49,7 +54,8 @@ class SearchHit(_FromCells):
 
     `score` is the cosine of query and chunk, -1..1, higher is nearer; with mode "hybrid" the fused rank (a sum of
     weight / (60 + rank), of use for the order alone), with mode "lexical" the BM25 score. `cosine` and `bm25` say what
-    each of the two gave, None where it was not asked or did not find the chunk. `chunk_id` stays the chunk's own
+    each of the two gave, None where it was not asked or did not find the chunk. Where a reranker ordered the hits,
+    `rerank_score` is its score, of use for the order alone, and `first_rank` the rank before; `score` stays. `chunk_id` stays the chunk's own
     through every change; `index` names the directory where several were searched.
 
     What is stored with the chunk, its text above all, is read from the index when it is first asked for, and stays; a
@@ -72,6 +78,8 @@ class SearchHit(_FromCells):
     cosine: float | None = None
     bm25: float | None = None
     index: str = ""
+    rerank_score: float | None = None
+    first_rank: int | None = None
 
 
 def late_hits(
@@ -106,6 +114,9 @@ class _FromEmbedder:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
+            if name == "rerank":
+                _set(self, name, None)
+                return None
             embedder = self._embedder if name == "truncated" else None
             if embedder is None:
                 # Its error; or another thread has counted just now.
@@ -118,12 +129,23 @@ class _FromEmbedder:
 
 
 @dataclass(frozen=True, slots=True)
+class RerankReport:
+    """What a reranker did and cost: pairs of query and text scored, tokens read (0: not counted), seconds."""
+
+    reranker: str
+    candidates: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult(_FromEmbedder):
     """The hits of one query, best first, and what was really encoded for it.
 
     `truncated` counts the tokens of `encoded` beyond what the embedder sees of a text (it counts when first asked).
     `task` is the task's name, None for a free instruction or a bare query; `obeys` is False where the embedder was not
-    trained on instructions and an instruction was given all the same.
+    trained on instructions and an instruction was given all the same. `rerank` tells the cost of a second stage, None
+    without one.
     """
 
     query: str
@@ -133,6 +155,7 @@ class SearchResult(_FromEmbedder):
     obeys: bool
     truncated: int
     hits: tuple[SearchHit, ...]
+    rerank: RerankReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the metadata that a program stored for itself (`_node_…`)."""
@@ -141,7 +164,18 @@ class SearchResult(_FromEmbedder):
             {name: getattr(hit, name) for name in _HIT} | {"metadata": _shown(hit.metadata)}
             for hit in self.hits
         )
-        return {name: getattr(self, name) for name in _RESULT} | {"hits": hits}
+        told = {name: getattr(self, name) for name in _RESULT} | {"hits": hits}
+        if self.rerank is not None:
+            told["rerank"] = asdict(self.rerank)
+        return told
+
+
+def own_text(hit: SearchHit) -> str:
+    """Return a chunk's text, for a node of LlamaIndex's without the metadata that was embedded before it."""
+    span = hit.metadata.get(NODE_TEXT)
+    if not isinstance(span, list) or len(span) != 2 or not all(isinstance(n, int) for n in span):
+        return hit.text
+    return hit.text[span[0] : span[1]] or hit.text
 
 
 def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +201,21 @@ def late_result(
     _set(result, "obeys", obeys)
     _set(result, "hits", hits)
     _set(result, "_embedder", embedder)
+    return result
+
+
+def reordered(
+    result: SearchResult, order: Sequence[int], scores: Sequence[float], report: RerankReport
+) -> SearchResult:
+    """Return a new search's result with the hits at these places alone, in that order; `scores` are of all its hits."""
+    hits = tuple(result.hits[i] for i in order)
+    for rank, (place, hit) in enumerate(zip(order, hits, strict=True), 1):
+        # Nobody has seen them yet: a copy would have to read them whole.
+        _set(hit, "first_rank", hit.rank)
+        _set(hit, "rerank_score", scores[place])
+        _set(hit, "rank", rank)
+    _set(result, "hits", hits)
+    _set(result, "rerank", report)
     return result
 
 

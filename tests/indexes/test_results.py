@@ -18,7 +18,7 @@ import pytest
 from embedkit.errors import CorruptIndexError
 from embedkit_indexes import Document, Index, SearchHit, SearchResult, open_indexes
 from embedkit_indexes.cells import Cells
-from embedkit_indexes.results import CELLS
+from embedkit_indexes.results import CELLS, SECOND_STAGE
 
 from .conftest import HashEmbedder
 
@@ -161,9 +161,9 @@ def test_hits_cannot_be_changed(index: Index) -> None:
 
 
 def test_the_cells_are_fields_of_a_hit() -> None:
-    """What is read late are fields of the class, and all that are not given by the search."""
+    """What is read late are fields of the class, and all that neither the search nor its second stage gives."""
     given = {"rank", "score", "cosine", "bm25", "index"}
-    assert {f.name for f in fields(SearchHit)} == CELLS | given
+    assert {f.name for f in fields(SearchHit)} == CELLS | given | SECOND_STAGE
 
 
 def test_a_hit_can_be_read_whatever_becomes_of_its_index(index: Index, documents: Documents) -> None:
