@@ -569,8 +569,9 @@ class Builder:
         self.write("switch_crossed", (r for cell in crossed for r in cell))
 
     def synthetic(self, *files: Path) -> None:
-        """Write the synthetic examples, with their negatives."""
+        """Write the synthetic examples that the release was trained on, with their negatives."""
         rows = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").splitlines()]
+        rows = [r for r in rows if not r["id"].startswith("s3-")]
         self.random.shuffle(rows)
         self.write(
             "synthetic", ({k: r[k] for k in ("query", "positive", "negatives", "instruction")} for r in rows)
