@@ -13,7 +13,7 @@ from embedkit_cli.options import Size, debug_option, embedder_options, given, pa
 from embedkit_cli.output import note
 
 if TYPE_CHECKING:
-    from embedkit_cli.server.config import ServedPath
+    from embedkit_cli.server.config import Limits, ServedPath
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -77,6 +77,12 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option(
     "--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Time for an answer; else 60."
 )
+@click.option(
+    "--client-timeout",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="Time for a client to send its headers (10 s at most) and its body; else 30.",
+)
 @embedder_options
 @debug_option
 def serve(
@@ -95,6 +101,7 @@ def serve(
     max_texts: int | None,
     max_queue: int | None,
     timeout: float | None,
+    client_timeout: float | None,
     embedder: str | None,
     pairs: tuple[str, ...],
     **options: Any,
@@ -115,7 +122,7 @@ def serve(
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as e:
         raise MissingExtraError("embedkit serve", "serve") from e
-    from embedkit_cli.server.config import LOOPBACK, Limits, ServerConfig
+    from embedkit_cli.server.config import LOOPBACK, ServerConfig
     from embedkit_cli.server.running import serve as run
 
     if not indexes and embedder is None:
@@ -140,9 +147,20 @@ def serve(
             cors=cors,
             refresh=refresh,
             access_log=access_log,
-            limits=Limits(**given(body=max_body, texts=max_texts, queue=max_queue, request_timeout=timeout)),
+            limits=_limits(max_body, max_texts, max_queue, timeout, client_timeout),
         )
     )
+
+
+def _limits(
+    body: int | None, texts: int | None, queue: int | None, answer: float | None, client: float | None
+) -> Limits:
+    from embedkit_cli.server.config import Limits
+
+    told = given(body=body, texts=texts, queue=queue, request_timeout=answer, body_timeout=client)
+    if client is not None:
+        told["header_timeout"] = min(client, Limits().header_timeout)
+    return Limits(**told)
 
 
 def _keys(key: str | None, path: str | None) -> tuple[str, ...]:

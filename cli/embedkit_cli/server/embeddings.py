@@ -75,7 +75,7 @@ def _model(service: Service, wanted: str | None) -> tuple[str, ServedEmbedder]:
     if wanted is None:
         return next(iter(known.items()))
     for name, embedder in known.items():
-        if wanted == name or _spelt(wanted) == embedder.spec:
+        if wanted == name or _spelt(wanted) == embedder.spec.removesuffix(":"):
             return name, embedder
     raise ApiError(
         404,

@@ -1,0 +1,309 @@
+"""What a hostile or broken client sends: refused with a status and a sentence, and the server goes on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cli.server.conftest import Server, Start
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def _lives(server: Server) -> Iterator[None]:
+    """After every abuse the server answers as before."""
+    yield
+    assert server.post("/v1/embeddings", {"input": "still there"}).status == 200
+
+
+def _raw(server: Server, data: bytes, seconds: float = 30) -> bytes:
+    """Send bytes as they are; return what came back until the server closed the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
+        connection.sendall(data)
+        return _rest(connection)
+
+
+def _rest(connection: socket.socket) -> bytes:
+    seen = b""
+    try:
+        while part := connection.recv(65536):
+            seen += part
+    except ConnectionResetError:
+        pass
+    return seen
+
+
+def _status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def _head(path: str = "/v1/embeddings", *lines: str) -> bytes:
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/search", "/nothing", "/health"])
+def test_a_body_that_is_announced_too_large(server: Server, path: str) -> None:
+    """Content-Length above the limit: 413, whether the body follows or not."""
+    answer = server.post(path, b" " * (MEGABYTE + 1))
+    assert (answer.status, answer.headers["connection"]) == (413, "close")
+    assert answer.message == "the body is larger than 1,000,000 bytes: send less at a time"
+    assert _status(_raw(server, _head(path, f"Content-Length: {10**15}"))) == 413
+    assert _status(_raw(server, _head(path, f"Content-Length: {2 * MEGABYTE}", "Expect: 100-continue"))) == 413
+
+
+def test_a_chunked_body_that_never_says_its_length(server: Server) -> None:
+    """Chunks above the limit: 413, and the server's memory does not grow with what is sent on."""
+    before = server.metric("process_resident_memory_bytes")
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(_head("/v1/embeddings", "Transfer-Encoding: chunked"))
+        for _ in range(600):  # 39 MB
+            connection.sendall(chunk)
+        connection.sendall(b"0\r\n\r\n")
+        assert _status(_rest(connection)) == 413
+    assert server.metric("process_resident_memory_bytes") - before < 20 * MEGABYTE
+
+
+def test_an_endless_chunked_body_is_cut_off(server: Server) -> None:
+    """A client that never stops sending is answered 413 or 408 and disconnected."""
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(_head("/v1/embeddings", "Transfer-Encoding: chunked"))
+        with pytest.raises(OSError):
+            for _ in range(100_000):
+                connection.sendall(chunk)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /search HT", b"POST /search HTTP/1.1\r\nHost: localhost\r\nX-Slow: a"], ids=["no", "line", "headers"]
+)
+def test_a_client_whose_headers_do_not_come(server: Server, sent: bytes) -> None:
+    """A connection that stays silent, or stops in its headers, is closed after the client's time."""
+    began = time.monotonic()
+    answer = _raw(server, sent)
+    assert 1.5 < time.monotonic() - began < 20
+    assert (not answer) if not sent else _status(answer) == 408
+
+
+def test_headers_that_trickle(server: Server) -> None:
+    """A byte every now and then does not extend the time for the headers."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        answer = b""
+        for byte in _head() * 40:
+            try:
+                connection.sendall(bytes([byte]))
+            except OSError:
+                break
+            time.sleep(0.05)
+        answer = _rest(connection)
+    assert answer == b"" or _status(answer) == 408
+
+
+def test_a_body_that_trickles(server: Server) -> None:
+    """A body that does not arrive in the client's time is answered 408 and the connection closed."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(_head("/v1/embeddings", "Content-Length: 1000") + b'{"input')
+        answer = _rest(connection)
+    assert _status(answer) == 408
+    assert b"the body did not arrive within 2 s" in answer
+
+
+def test_many_slow_clients_hold_up_nobody(server: Server) -> None:
+    """While 200 connections send half a request, others are answered."""
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(200)]
+    for connection in slow:
+        connection.sendall(_head("/v1/embeddings", "Content-Length: 1000") + b'{"input')
+    assert server.post("/v1/embeddings", {"input": "a"}).status == 200
+    for connection in slow:
+        connection.close()
+
+
+def test_a_client_that_does_not_read_or_leaves(server: Server) -> None:
+    """Clients that leave without their answer, with a reset too, cost the others nothing."""
+    body = json.dumps({"input": ["some text"] * 500}).encode()
+    for _ in range(20):
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(_head("/v1/embeddings", f"Content-Length: {len(body)}") + body)
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"input": "\xff\xfe"}', "the body is no JSON"),
+        (b'{"input": "caf\xe9"}', "the body is no JSON"),
+        (b'{"input": "\\ud800"}', "the body is no JSON"),
+        (b'{"input": "\\udfff\\ud800"}', "the body is no JSON"),
+        (b'{"input": "a", "dimensions": NaN}', "the body is no JSON"),
+        (b'{"input": "a", "dimensions": Infinity}', "the body is no JSON"),
+        (b'{"input": "a", "dimensions": 1e999}', "the body is no JSON"),
+        (b'{"input": "a", "dimensions": 8.5}', "dimensions: input should be a valid integer"),
+        (b"", "the body is no JSON"),
+        (b"input=a", "the body is no JSON"),
+        (b"\x00" * 100, "the body is no JSON"),
+        (b"\xef\xbb\xbf{}", "the body is no JSON"),
+        (b'"text"', "the body is no JSON object"),
+        (b"null", "the body is no JSON object"),
+        (b"[" * 100_000, "the body is no JSON"),
+        (b'{"input": ' * 100_000, "the body is no JSON"),
+        (b'{"input": ' + b"[" * 900 + b"]" * 900 + b"}", "input: token arrays are not taken"),
+        (b"{" + b",".join(b'"k%d": 1' % i for i in range(50_000)) + b"}", "there is no field 'k0'"),
+        (b'{"input": [' + b",".join([b"1"] * 300_000) + b"]}", "input: 300,000 texts are too many"),
+        (b'{"input": "a", "input": 5}', "input: give a text or a list of texts"),
+        (b'{"input": "a", "' + b"x" * 500_000 + b'": 1}', "there is no field 'xxxx"),
+    ],
+    ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
+)
+def test_what_is_no_sound_json(server: Server, body: bytes, said: str) -> None:
+    """Broken UTF-8, half surrogate pairs, NaN, infinity, depth and masses of keys: 400 and one short sentence."""
+    for path in ("/v1/embeddings", "/search"):
+        answer = server.post(path, body)
+        assert answer.status == 400
+        assert len(answer.message) < 400
+    assert said in server.post("/v1/embeddings", body).message
+
+
+@pytest.mark.parametrize("depth", [65, 300, 490])
+def test_filters_that_are_too_deep(server: Server, depth: int) -> None:
+    """A filter nested beyond what a person writes is refused, as an object and as text."""
+    condition: Any = {"test": "=", "name": "year", "value": 2020}
+    text = "year = 2020"
+    for _ in range(depth):
+        condition, text = {"not": condition}, f"not ({text})"
+    for where in (condition, text):
+        answer = server.post("/search", {"query": "a", "where": where})
+        assert answer.status == 400
+        assert "levels deep" in answer.message
+
+
+def test_filters_that_are_too_wide(server: Server) -> None:
+    """Thousands of conditions are answered or refused, within the size that a search's body may have."""
+    one = {"test": "=", "name": "year", "value": 2020}
+    assert server.post("/search", {"query": "a", "where": {"or": [one] * 2000}}).status in (200, 400)
+    values = list(range(100_000))
+    assert server.post("/search", {"query": "a", "where": {"test": "in", "name": "year", "values": values}}).status == 200
+    assert server.post("/search", {"query": "a", "where": " and ".join(["year = 1"] * 10_000)}).status in (200, 400)
+    assert server.post("/search", {"query": "a", "where": "(" * 500_000}).status == 400
+
+
+@pytest.mark.parametrize("name", ["../shop", "/", ".", "", "shop\x00", "shop/../shop", "C:\\", "SHOP", "%2e", "💥" * 1000])
+def test_names_that_are_paths(server: Server, name: str) -> None:
+    """Index, task and model names are looked up in tables: whatever else they hold, they are unknown."""
+    told = [
+        server.post("/search", {"query": "a", "index": name}),
+        server.post("/search", {"query": "a", "tasks": [name]}),
+        server.post("/v1/embeddings", {"input": "a", "task": name}),
+        server.post("/v1/embeddings", {"input": "a", "model": name}),
+    ]
+    assert [t.status for t in told] == [404, 400, 400, 404]
+    assert all(len(t.message) < 1000 or name in t.message for t in told)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["X-Big: " + "a" * 40_000],
+        [f"X-{i}: a" for i in range(6000)],
+        ["Cookie: " + "b" * 10_000_000],
+    ],
+    ids=["long", "many", "endless"],
+)
+def test_huge_headers(server: Server, lines: list[str]) -> None:
+    """Headers beyond 32 KiB are refused with 431, or the connection is closed while they still come."""
+    data = _head("/health", *lines)
+    try:
+        answer = _raw(server, data)
+    except OSError:
+        return
+    assert answer == b"" or _status(answer) == 431
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
+        b"GET /health HTTP/9.9\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "GET /hällo HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nBad Header: x\r\n\r\n",
+        b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["tls", "version", "short", "negative", "smuggled", "chunk", "umlaut", "header", "url"],
+)
+def test_what_is_no_http(server: Server, data: bytes) -> None:
+    """TLS, broken request lines and lengths, smuggling: 4xx or a closed connection, never 500."""
+    answer = _raw(server, data)
+    assert answer == b"" or 400 <= _status(answer) < 500
+
+
+def test_a_websocket_is_not_spoken(server: Server) -> None:
+    """An upgrade is answered as the plain request that it also is."""
+    told = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "a", "Sec-WebSocket-Version": "13"}
+    assert server.get("/health", **told).status == 200
+
+
+def test_methods_that_no_route_takes(server: Server) -> None:
+    """405 with an Allow header; HEAD is a GET without the body."""
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+        answer = server.ask(method, "/search")
+        assert (answer.status, answer.headers["allow"]) == (405, "POST"), method
+    head = server.ask("HEAD", "/health")
+    assert (head.status, head.body, head.headers["content-length"]) == (200, b"", "15")
+
+
+def test_metrics_do_not_grow_with_what_is_asked(server: Server) -> None:
+    """Unknown paths, models and indexes make no new labels."""
+    server.get("/first-unknown")
+    before = len(server.get("/metrics").body.splitlines())
+    for i in range(50):
+        server.get(f"/unknown-{i}")
+        server.post("/search", {"query": "a", "index": f"unknown-{i}"})
+    after = server.get("/metrics").body.splitlines()
+    assert len(after) - before < 12
+    assert not any(b"unknown" in line for line in after)
+
+
+def test_more_connections_than_it_takes(start: Start) -> None:
+    """A crowd of idle connections beyond the ceiling is turned away, and those inside are answered."""
+    server = start("--embedder", "held")
+    inside = server.connect()
+    inside.connect()
+    crowd = []
+    for _ in range(1100):
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        crowd.append(connection)
+    inside.request("GET", "/health")
+    assert inside.getresponse().status == 200
+    assert _status(_rest(crowd[-1])) == 503
+    for connection in crowd:
+        connection.close()
+
+
+def test_two_hundred_clients_at_once(server: Server) -> None:
+    """Each of many clients at once gets the vector of its own text."""
+    alone = {n: server.post("/v1/embeddings", {"input": "x" * n}).json["data"][0]["embedding"] for n in range(1, 21)}
+    wrong: list[int] = []
+
+    def ask(n: int) -> None:
+        told = server.post("/v1/embeddings", {"input": "x" * n}).json["data"][0]["embedding"]
+        if any(abs(a - b) > 1e-5 for a, b in zip(told, alone[n], strict=True)):
+            wrong.append(n)
+
+    threads = [threading.Thread(target=ask, args=(1 + i % 20,)) for i in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
