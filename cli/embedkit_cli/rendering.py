@@ -57,9 +57,15 @@ def _hit(hit: SearchHit) -> RenderableType:
     from rich.padding import Padding
     from rich.text import Text
 
+    from embedkit_indexes.results import own_text
+
     title = snippet(hit.title or hit.document_id)
     line = Text(f"{hit.rank:>2}  ", style="dim")
-    line.append(f"{hit.score:.3f}  ", style="green")
+    if hit.rerank_score is not None:
+        line.append(f"{hit.rerank_score:.3f}  ", style="green")
+        line.append(f"was #{hit.first_rank} ({hit.score:.3f})  ", style="dim green")
+    else:
+        line.append(f"{hit.score:.3f}  ", style="green")
     for name, value in (("cosine", hit.cosine), ("bm25", hit.bm25)):
         if value is not None and value != hit.score:
             line.append(f"{name} {value:.3f}  ", style="dim green")
@@ -70,5 +76,6 @@ def _hit(hit: SearchHit) -> RenderableType:
         line.append(f"  {snippet(hit.document_id)}", style="dim")
     if hit.index:
         line.append(f"  {snippet(hit.index)}", style="dim cyan")
-    body = hit.text.removeprefix(hit.title).lstrip() if hit.title else hit.text
+    body = own_text(hit)
+    body = body.removeprefix(hit.title).lstrip() if hit.title else body
     return Group(line, Padding(Text(snippet(body or hit.text)), (0, 0, 0, 4)))

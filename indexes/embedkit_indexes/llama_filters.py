@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.vector_stores.types import (
@@ -176,10 +176,17 @@ def condition_of(
     if filters is not None and filters.filters:
         parts.append(_group(filters))
     if node_ids is not None:
-        parts.append(NodeIds(node_ids))
+        parts.append(NodeIds(_checked(node_ids, "node_ids")))
     if doc_ids is not None:
-        parts.append(MetadataMatch(SOURCE_ID, FilterOperator.IN, list(doc_ids)))
+        parts.append(MetadataMatch(SOURCE_ID, FilterOperator.IN, _checked(doc_ids, "doc_ids")))
     return _joined(And, parts) if parts else None
+
+
+def _checked(ids: Sequence[str], name: str) -> list[str]:
+    listed = [] if isinstance(ids, str) or not isinstance(ids, Iterable) else list(ids)
+    if not all(isinstance(id, str) for id in listed) or (ids and not listed):
+        raise InputError(f"{name} is {ids!r:.60}: give a list of strings")
+    return listed
 
 
 def _group(filters: MetadataFilters) -> Condition:

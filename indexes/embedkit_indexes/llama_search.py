@@ -39,7 +39,9 @@ def answer_query(
     """
     if query.mode not in _KNOWN:
         names = ", ".join(m.value for m in _KNOWN)
-        raise InputError(f"query mode {query.mode!r} is not supported: use one of {names}")
+        raise InputError(
+            f"query mode {getattr(query.mode, 'value', query.mode)!r} is not supported: use one of {names}"
+        )
     condition = condition_of(query.filters, node_ids=query.node_ids or None, doc_ids=query.doc_ids)
     k = query.similarity_top_k
     if query.mode in _WORDS:
@@ -60,7 +62,7 @@ def answer_query(
 
 def _text(query: VectorStoreQuery) -> str:
     if not query.query_str or not query.query_str.strip():
-        raise InputError(f"a {query.mode.value} query needs words: pass query_str")
+        raise InputError("a query by words needs words: pass query_str")
     return query.query_str
 
 
