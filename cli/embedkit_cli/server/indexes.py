@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import EmbedkitError, FingerprintError
 from embedkit_cli.server.config import ServedPath
@@ -24,7 +24,8 @@ Stamp = tuple[int, int, int]
 class ServedIndex:
     """One index under its name. `index` is one version of it, and stays that: a search sees nothing change."""
 
-    def __init__(self, path: ServedPath, pool: EmbedderPool) -> None:
+    def __init__(self, path: ServedPath, pool: EmbedderPool, swapped: Callable[[], Any]) -> None:
+        self._swapped = swapped
         self.name = path.name
         self.directory = path.directory
         self._pool = pool
@@ -75,6 +76,7 @@ class ServedIndex:
             return
         try:
             self.open()
+            self._swapped()
             log.info("the index %s is served in version %d", self.name, self.current().manifest.generation)
         except (EmbedkitError, ApiError, OSError) as e:
             if self.index is None and self._stamp is None and _stamp(self.directory) is None:
@@ -87,8 +89,10 @@ class ServedIndex:
 class ServedIndexes:
     """All indexes, looked up by name alone: no part of a request is a path."""
 
-    def __init__(self, paths: Iterable[ServedPath], pool: EmbedderPool) -> None:
-        self._served = {path.name: ServedIndex(path, pool) for path in paths}
+    def __init__(
+        self, paths: Iterable[ServedPath], pool: EmbedderPool, swapped: Callable[[], Any] = lambda: None
+    ) -> None:
+        self._served = {path.name: ServedIndex(path, pool, swapped) for path in paths}
         self._stop = threading.Event()
 
     def __iter__(self) -> Iterator[ServedIndex]:

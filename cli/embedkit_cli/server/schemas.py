@@ -13,6 +13,8 @@ from embedkit_cli.server.errors import ApiError, invalid
 _M = TypeVar("_M", bound=BaseModel)
 # Deeper than any filter may be (64 levels, an object and a list each), and far from the end of Python's stack.
 _DEEPEST = 200
+# Characters of a filter's text, or values in its object.
+_FILTER = 20_000
 # Not looked at one by one: far above what any server is told to take.
 _MOST = 100_000
 
@@ -138,10 +140,18 @@ def _told(error: ValidationError) -> ApiError:
     return invalid(f"{place}: {message[:1].lower()}{message[1:]}", place)
 
 
-def check_depth(data: Any, what: str) -> None:
-    """Raise ApiError 400 for JSON that is nested too deep to be walked by recursion."""
-    level = [data]
+def check_filter(where: str | dict[str, Any]) -> None:
+    """Raise ApiError 400 for a filter too large or too deep to be worked through while others wait."""
+    if isinstance(where, str):
+        if len(where) > _FILTER:
+            raise invalid(f"the filter has {len(where):,} characters, more than {_FILTER:,}", "where")
+        return
+    level: list[Any] = [where]
+    count = 0
     for _ in range(_DEEPEST):
+        count += sum(map(len, level))
+        if count > _FILTER:
+            raise invalid(f"the filter holds more than {_FILTER:,} values", "where")
         level = [
             child
             for node in level
@@ -150,4 +160,4 @@ def check_depth(data: Any, what: str) -> None:
         ]
         if not level:
             return
-    raise invalid(f"{what} is nested more than {_DEEPEST} levels deep: write it flatter")
+    raise invalid(f"the filter is nested more than {_DEEPEST} levels deep: write it flatter", "where")

@@ -17,7 +17,7 @@ from embedkit_cli.server.batching import Unit
 from embedkit_cli.server.embedders import ServedEmbedder, prepared
 from embedkit_cli.server.embeddings import check_text
 from embedkit_cli.server.errors import ApiError, invalid, json_bytes
-from embedkit_cli.server.schemas import SearchBody, check_depth, read_body
+from embedkit_cli.server.schemas import SearchBody, check_filter, read_body
 from embedkit_cli.server.service import Service
 from embedkit_cli.server.snippets import by_words
 
@@ -62,6 +62,8 @@ async def search(service: Service, request: Request) -> Response:
     served = service.indexes.get(body.index)
     index = served.current()
     check_text(body.query, limits, "query", "the query", visible=True)
+    if body.where is not None:
+        check_filter(body.where)
     asked = _asked(body, index, limits)
     if service.searching >= limits.searches:
         raise ApiError(
@@ -107,10 +109,7 @@ def _condition(where: str | Mapping[str, Any] | None) -> Condition | None:
     from embedkit_indexes.filters import from_dict
     from embedkit_indexes.where import parse_where
 
-    if isinstance(where, str):
-        return parse_where(where)
-    check_depth(where, "where")
-    return from_dict(where)
+    return parse_where(where) if isinstance(where, str) else from_dict(where)
 
 
 def _found(service: Service, question: Question, asked: list[Asked]) -> bytes:

@@ -22,7 +22,7 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self.embedders = EmbedderPool(config.limits.queue, self.metrics.batch)
-        self.indexes = ServedIndexes(config.indexes, self.embedders)
+        self.indexes = ServedIndexes(config.indexes, self.embedders, self.metrics.swaps.inc)
         self.passages = PassageVectors()
         self.ready = False
         self.searching = 0

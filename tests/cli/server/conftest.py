@@ -93,7 +93,9 @@ class Server:
         """Open a connection."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
 
-    def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """Send one request; a body that is no bytes or text goes as JSON."""
         raw = body if body is None or isinstance(body, bytes | str) else json.dumps(body)
         connection = self.connect()
@@ -211,7 +213,13 @@ def embedkit(environment: Mapping[str, str], *arguments: object) -> str:
     """Run another command of embedkit."""
     command = [sys.executable, "-m", "embedkit_cli.main", *map(str, arguments)]
     done = subprocess.run(
-        command, env=dict(environment), capture_output=True, text=True, encoding="utf-8", timeout=120, check=False
+        command,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -238,7 +246,10 @@ def shop_index(environment: dict[str, str], tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def server(
-    environment: dict[str, str], shop_index: Path, sample_index: Path, tmp_path_factory: pytest.TempPathFactory
+    environment: dict[str, str],
+    shop_index: Path,
+    sample_index: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     """A server of two indexes, `shop` and `sample`; no test stops or changes it."""
     folder = tmp_path_factory.mktemp("shared")

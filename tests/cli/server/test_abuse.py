@@ -56,7 +56,9 @@ def test_a_body_that_is_announced_too_large(server: Server, path: str) -> None:
     assert (answer.status, answer.headers["connection"]) == (413, "close")
     assert answer.message == "the body is larger than 1,000,000 bytes: send less at a time"
     assert _status(_raw(server, _head(path, f"Content-Length: {10**15}"))) == 413
-    assert _status(_raw(server, _head(path, f"Content-Length: {2 * MEGABYTE}", "Expect: 100-continue"))) == 413
+    assert (
+        _status(_raw(server, _head(path, f"Content-Length: {2 * MEGABYTE}", "Expect: 100-continue"))) == 413
+    )
 
 
 def test_a_chunked_body_that_never_says_its_length(server: Server) -> None:
@@ -83,7 +85,9 @@ def test_an_endless_chunked_body_is_cut_off(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"POST /search HT", b"POST /search HTTP/1.1\r\nHost: localhost\r\nX-Slow: a"], ids=["no", "line", "headers"]
+    "sent",
+    [b"", b"POST /search HT", b"POST /search HTTP/1.1\r\nHost: localhost\r\nX-Slow: a"],
+    ids=["no", "line", "headers"],
 )
 def test_a_client_whose_headers_do_not_come(server: Server, sent: bytes) -> None:
     """A connection that stays silent, or stops in its headers, is closed after the client's time."""
@@ -182,20 +186,30 @@ def test_filters_that_are_too_deep(server: Server, depth: int) -> None:
     for where in (condition, text):
         answer = server.post("/search", {"query": "a", "where": where})
         assert answer.status == 400
-        assert "levels deep" in answer.message
+        assert "levels" in answer.message
 
 
 def test_filters_that_are_too_wide(server: Server) -> None:
-    """Thousands of conditions are answered or refused, within the size that a search's body may have."""
+    """Thousands of conditions or values are answered; tens of thousands are refused before they are looked at."""
     one = {"test": "=", "name": "year", "value": 2020}
-    assert server.post("/search", {"query": "a", "where": {"or": [one] * 2000}}).status in (200, 400)
-    values = list(range(100_000))
-    assert server.post("/search", {"query": "a", "where": {"test": "in", "name": "year", "values": values}}).status == 200
-    assert server.post("/search", {"query": "a", "where": " and ".join(["year = 1"] * 10_000)}).status in (200, 400)
-    assert server.post("/search", {"query": "a", "where": "(" * 500_000}).status == 400
+    told = {
+        "or": {"or": [one] * 2000},
+        "in": {"test": "in", "name": "year", "values": list(range(10_000))},
+        "wide": {"or": [one] * 10_000},
+        "values": {"test": "in", "name": "year", "values": list(range(100_000))},
+        "text": " and ".join(["year = 1"] * 1000),
+        "long": " and ".join(["year = 1"] * 10_000),
+        "open": "(" * 500_000,
+    }
+    answers = {name: server.post("/search", {"query": "a", "where": where}) for name, where in told.items()}
+    assert [name for name, answer in answers.items() if answer.status == 200] == ["or", "in", "text"]
+    assert "the filter holds more than 20,000 values" in answers["wide"].message
+    assert "more than 20,000" in answers["open"].message
 
 
-@pytest.mark.parametrize("name", ["../shop", "/", ".", "", "shop\x00", "shop/../shop", "C:\\", "SHOP", "%2e", "💥" * 1000])
+@pytest.mark.parametrize(
+    "name", ["../shop", "/", ".", "", "shop\x00", "shop/../shop", "C:\\", "SHOP", "%2e", "💥" * 1000]
+)
 def test_names_that_are_paths(server: Server, name: str) -> None:
     """Index, task and model names are looked up in tables: whatever else they hold, they are unknown."""
     told = [
@@ -250,7 +264,12 @@ def test_what_is_no_http(server: Server, data: bytes) -> None:
 
 def test_a_websocket_is_not_spoken(server: Server) -> None:
     """An upgrade is answered as the plain request that it also is."""
-    told = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "a", "Sec-WebSocket-Version": "13"}
+    told = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "a",
+        "Sec-WebSocket-Version": "13",
+    }
     assert server.get("/health", **told).status == 200
 
 
@@ -293,7 +312,10 @@ def test_more_connections_than_it_takes(start: Start) -> None:
 
 def test_two_hundred_clients_at_once(server: Server) -> None:
     """Each of many clients at once gets the vector of its own text."""
-    alone = {n: server.post("/v1/embeddings", {"input": "x" * n}).json["data"][0]["embedding"] for n in range(1, 21)}
+    alone = {
+        n: server.post("/v1/embeddings", {"input": "x" * n}).json["data"][0]["embedding"]
+        for n in range(1, 21)
+    }
     wrong: list[int] = []
 
     def ask(n: int) -> None:

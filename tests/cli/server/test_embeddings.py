@@ -48,7 +48,9 @@ def test_the_official_client_works_unchanged(client: openai.OpenAI, local: Embed
     """A list of texts gives the documents' vectors in order, in every encoding, and the tokens that were read."""
     told = {} if encoding is None else {"encoding_format": encoding}
     answer = client.embeddings.create(input=TEXTS, model="held-1", **told)
-    found = _vectors(answer) if encoding != "base64" else np.stack([_decoded(d.embedding) for d in answer.data])
+    found = (
+        _vectors(answer) if encoding != "base64" else np.stack([_decoded(d.embedding) for d in answer.data])
+    )
     np.testing.assert_allclose(found, local.encode_document(TEXTS), atol=1e-6)
     count = sum(local.count_tokens([f"passage: {t}" for t in TEXTS]))
     assert (answer.object, answer.model) == ("list", "held-1")
@@ -106,7 +108,11 @@ def test_dimensions_cut_where_the_model_was_trained_for_it(client: openai.OpenAI
 
 def test_embedkits_own_client_gets_the_same_vectors(server: Server, local: Embedder) -> None:
     """`openai:NAME` against this server gives the embedder's own vectors, queries under a task and documents."""
-    rendered = {"send_input_type": True, "input_types": ("rendered", "rendered"), "template": local.info.template}
+    rendered = {
+        "send_input_type": True,
+        "input_types": ("rendered", "rendered"),
+        "template": local.info.template,
+    }
     remote = get_embedder(
         "openai:held-1", base_url=f"{server.url}/v1", api_key="none", default_task="search",
         instruction_trained=True, **rendered,
@@ -255,7 +261,9 @@ def test_a_large_request_does_not_hold_up_a_small_one(start: Start) -> None:
     before = len(server.calls)
     hold = server.hold()
     large = threading.Thread(
-        target=lambda: server.post("/v1/embeddings", {"input": ["many words " * 20] * 2000, "encoding_format": "base64"})
+        target=lambda: server.post(
+            "/v1/embeddings", {"input": ["many words " * 20] * 2000, "encoding_format": "base64"}
+        )
     )
     large.start()
     wait_for(lambda: len(server.calls) == before + 1)

@@ -26,12 +26,30 @@ def test_keys_are_asked_for(guarded: Server) -> None:
     body = {"input": "a"}
     for key in ("first-key", "second-key", "third-key"):
         assert guarded.post("/v1/embeddings", body, Authorization=f"Bearer {key}").status == 200
-    for wrong in ("", "Bearer", "Bearer first-ke", "Bearer first-key2", "Basic first-key", "first-key", "Bearer \xff"):
+    for wrong in (
+        "",
+        "Bearer",
+        "Bearer first-ke",
+        "Bearer first-key2",
+        "Basic first-key",
+        "first-key",
+        "Bearer \xff",
+    ):
         answer = guarded.post("/v1/embeddings", body, **({"Authorization": wrong} if wrong else {}))
         assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert answer.json["error"]["code"] == "invalid_api_key"
         assert "first-key" not in answer.message
-    for path in ("/indexes", "/tasks", "/metrics", "/v1/models", "/openapi.json", "/nothing", "/map", "//", "/../health"):
+    for path in (
+        "/indexes",
+        "/tasks",
+        "/metrics",
+        "/v1/models",
+        "/openapi.json",
+        "/nothing",
+        "/map",
+        "//",
+        "/../health",
+    ):
         assert guarded.get(path).status == 401, path
     for path in ("/health", "/ready", "/docs"):
         assert guarded.get(path).status == 200, path
@@ -41,10 +59,20 @@ def test_the_host_header_is_checked(server: Server, start: Start) -> None:
     """On loopback another host's name is refused, so that no page reaches the server by rebinding its own name."""
     for host in ("localhost", f"localhost:{server.port}", "127.0.0.1:1", "[::1]:80", "LOCALHOST"):
         assert server.get("/health", Host=host).status == 200, host
-    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "", "[::2]", "@localhost"):
+    for host in (
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:8000",
+        "",
+        "[::2]",
+        "@localhost",
+    ):
         answer = server.get("/health", Host=host)
         assert (answer.status, answer.json["error"]["code"]) == (421, "host_not_allowed"), host
-    assert start("--embedder", "held", "--allow-host", "box.example").get("/health", Host="box.example:1").status == 200
+    assert (
+        start("--embedder", "held", "--allow-host", "box.example").get("/health", Host="box.example:1").status
+        == 200
+    )
 
 
 def test_other_sites_pages_may_not_ask(server: Server, guarded: Server) -> None:
@@ -56,7 +84,10 @@ def test_other_sites_pages_may_not_ask(server: Server, guarded: Server) -> None:
         assert (answer.status, "access-control-allow-origin" in answer.headers) == (403, False)
     told = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}  # fmt: skip
     preflight = guarded.ask("OPTIONS", "/v1/embeddings", headers=told)
-    assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (
+        200,
+        "https://shop.example",
+    )
     asked = {"Origin": "https://shop.example", "Authorization": "Bearer first-key"}
     answer = guarded.ask("POST", "/v1/embeddings", {"input": "a"}, asked)
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://shop.example")

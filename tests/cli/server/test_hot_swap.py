@@ -1,0 +1,141 @@
+"""An index changes while it is served: new versions are taken up, and no request is lost over it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.server.conftest import Server, Start, embedkit, wait_for
+
+
+@pytest.fixture(scope="module")
+def built(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small index that every test copies."""
+    folder = tmp_path_factory.mktemp("built")
+    rows = [{"_id": f"d{i}", "text": f"document number {i} tells of plans"} for i in range(20)]
+    (folder / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    embedkit(environment, "index", folder / "c.jsonl", "-o", folder / "changing", "--embedder", "held")
+    return folder / "changing"
+
+
+@pytest.fixture
+def changing(built: Path, tmp_path: Path) -> Path:
+    """A small index of the test's own."""
+    return Path(shutil.copytree(built, tmp_path / "changing"))
+
+
+@contextmanager
+def _asked_all_the_time(server: Server, index: str) -> Iterator[list[Any]]:
+    """Search from three clients until the block ends, and give every answer's status and generation."""
+    seen: list[Any] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = server.post("/search", {"query": "plans", "index": index, "tasks": ["qa", "topic"]})
+            found = answer.json.get("generation"), [len(r["hits"]) for r in answer.json.get("results", [])]
+            seen.append((answer.status, *found))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _index(server: Server, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(
+        (i for i in server.get("/indexes").json["indexes"] if i["name"] == name), {}
+    )
+    return found
+
+
+def test_a_change_is_taken_up_without_a_lost_request(
+    start: Start, environment: dict[str, str], changing: Path, tmp_path: Path
+) -> None:
+    """While three clients search, documents are added and others deleted: every answer is right for its version."""
+    server = start(changing, "--refresh", "0.05")
+    (tmp_path / "more.jsonl").write_text(json.dumps({"_id": "new", "text": "a zebra crosses the street"}))
+    with _asked_all_the_time(server, "changing") as seen:
+        wait_for(lambda: len(seen) > 5)
+        embedkit(environment, "add", tmp_path / "more.jsonl", "-o", changing)
+        wait_for(lambda: _index(server, "changing")["generation"] == 2)
+        embedkit(environment, "delete", changing, *[f"d{i}" for i in range(15)])
+        wait_for(lambda: _index(server, "changing")["generation"] == 3)
+        count = len(seen)
+        wait_for(lambda: len(seen) > count + 5)
+    assert {s for s, _, _ in seen} == {200}
+    assert {g for _, g, _ in seen} >= {1, 3}
+    assert all(hits == ([6, 6] if generation == 3 else [10, 10]) for _, generation, hits in seen)
+    found = server.post("/search", {"query": "zebra", "mode": "lexical"}).json["results"][0]["hits"]
+    assert [h["document_id"] for h in found] == ["new"]
+    assert server.metric("embedkit_index_versions_total") == 2
+
+
+def test_a_migrated_index_is_opened_with_its_new_embedder(
+    start: Start, environment: dict[str, str], changing: Path
+) -> None:
+    """While clients search, the index is migrated to another embedder; answers go on, and the models follow."""
+    server = start(changing, "--refresh", "0.05")
+    assert [m["id"] for m in server.get("/v1/models").json["data"]] == ["held-1"]
+    with _asked_all_the_time(server, "changing") as seen:
+        wait_for(lambda: len(seen) > 5)
+        embedkit(environment, "migrate", changing, "--embedder", "held", "--embedder-option", "seed=2")
+        wait_for(lambda: _index(server, "changing")["embedder"]["name"] == "held-2")
+        count = len(seen)
+        wait_for(lambda: len(seen) > count + 5)
+    assert {(status, tuple(hits)) for status, _, hits in seen} == {(200, (10, 10))}
+    assert {g for _, g, _ in seen} == {1, 2}
+    # The old one goes with the last request that used it.
+    wait_for(lambda: [m["id"] for m in server.get("/v1/models").json["data"]] == ["held-2"])
+    assert server.post("/v1/embeddings", {"input": "a", "model": "held-2"}).status == 200
+    assert server.post("/v1/embeddings", {"input": "a", "model": "held-1"}).status == 404
+
+
+def test_an_index_deleted_while_it_is_served(
+    start: Start, changing: Path, shop_index: Path, tmp_path: Path
+) -> None:
+    """Its searches get 503 and one sentence, the others go on; when it is there again it is served again."""
+    server = start(changing, shop_index, "--refresh", "0.05")
+    shutil.copytree(changing, tmp_path / "copy")
+    shutil.rmtree(changing)
+    wait_for(lambda: server.post("/search", {"query": "a"}).status == 503)
+    answer = server.post("/search", {"query": "a", "index": "changing"})
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert answer.message == "the index 'changing' is not there at present: try again later"
+    assert server.post("/search", {"query": "a", "index": "shop"}).status == 200
+    assert [i["name"] for i in server.get("/indexes").json["indexes"]] == ["shop"]
+    assert (server.get("/ready").status, server.get("/health").status) == (503, 200)
+    (tmp_path / "copy").rename(changing)
+    wait_for(lambda: server.post("/search", {"query": "a", "index": "changing"}).status == 200)
+    assert server.get("/ready").status == 200
+    code, stderr = server.stop()
+    assert code == 0
+    assert len(stderr.splitlines()) == 2 and "is gone from" in stderr and "is served in version 1" in stderr
+
+
+def test_a_version_that_cannot_be_opened_leaves_the_old_one(start: Start, changing: Path) -> None:
+    """A manifest that is damaged is logged once; searches are answered from the version before."""
+    server = start(changing, "--refresh", "0.05")
+    manifest = changing / "embedkit.json"
+    sound = manifest.read_text()
+    manifest.write_text(sound[:200])
+    stop = threading.Event()
+    assert not stop.wait(0.5)
+    assert server.post("/search", {"query": "a"}).json["generation"] == 1
+    manifest.write_text(sound)
+    assert not stop.wait(0.3)
+    assert server.post("/search", {"query": "a"}).status == 200
+    _, stderr = server.stop()
+    assert stderr.count("has a new version that cannot be served") == 1
