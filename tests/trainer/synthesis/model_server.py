@@ -2,9 +2,10 @@
 
     python model_server.py FOLDER
 
-writes the model into FOLDER and prints the address. The model is a Llama of two layers that no training has seen: its token
-vectors are made of how often one token follows another in `examples/synthetic`, and its layers are random. So it writes the
-words of a language in no sensible order, ends its texts, and lets the prompt disturb it a little.
+writes the model into FOLDER and prints the address. The model is a Llama of two layers that no training has seen: its output
+weights say how often one token follows another in `examples/synthetic`, its layers are seeded noise. So it writes something
+like words, in no sensible order, ends its texts, and lets the prompt disturb it a little. What is drawn differs from request to
+request, as on any server.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "synthetic"
 _VOCABULARY, _HIDDEN, _LAYERS, _HEADS = 768, 64, 2, 2
 _CONTEXT, _SLOTS = 4096, 4
 _END = "<|endoftext|>"
-_NOISE = 0.35
+_NOISE = 0.1
+#: So many of a sample text are enough to learn from, and keep what is written short.
+_WORDS = 10
 _TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
 
@@ -55,13 +58,17 @@ def texts(language: str) -> list[str]:
     """Return JSON like what is asked for, of the sample rows in a language: lists of tasks, and each field with short texts."""
     rows = [json.loads(line) for path in sorted(_EXAMPLES.glob("*.jsonl")) for line in path.open("rb")]
     rows = [row for row in rows if (row["lang_q"], row["lang_d"]) == (language, language)]
-    tasks = [row["instruction"] for row in rows]
+    tasks = [_start(row["instruction"]) for row in rows]
     values: list[Any] = [{"tasks": tasks[i : i + 4]} for i in range(0, len(tasks), 4)]
-    names = sorted({name for kind in BUILT_IN for name in kind.fields})
     for i, row in enumerate(rows):
-        written = [text.split(". ")[0] for text in (row["query"], row["positive"], *row["negatives"])]
-        values += [{names[(i + k) % len(names)]: text} for k, text in enumerate(written)]
+        fields = BUILT_IN[i % len(BUILT_IN)].fields
+        written = map(_start, (row["query"], row["positive"], *row["negatives"]))
+        values.append(dict(zip(fields, written, strict=False)))
     return [json.dumps(value, ensure_ascii=False, separators=(",", ":")) for value in values]
+
+
+def _start(text: str) -> str:
+    return " ".join(text.split()[:_WORDS])
 
 
 def learn_tokenizer(lines: Sequence[str]) -> Any:
@@ -82,7 +89,7 @@ def learn_tokenizer(lines: Sequence[str]) -> Any:
 def followers(tokenizer: Any) -> NDArray[np.float64]:
     """Return log p(next token | token), each language weighing the same."""
     size = tokenizer.get_vocab_size()
-    counts = np.full((size, size), 0.02)
+    counts = np.full((size, size), 1e-3)
     for language in LANGUAGES:
         lines = [encoding.ids for encoding in tokenizer.encode_batch(texts(language))]
         weight = 1e5 / sum(map(len, lines))
@@ -168,7 +175,8 @@ def main() -> None:
     params.n_parallel = _SLOTS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = False
-    params.sampling.seed = 11
+    # Else the end of a text, which may follow any word but none often, is mostly cut away.
+    params.sampling.top_k, params.sampling.min_p = 0, 0.0
     server = xllamacpp.Server(params)
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()
