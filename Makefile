@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# Two processes: torch, OpenVINO and FAISS each bring a pool of threads, and what one leaves behind stays with one.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not soak"
+# The trainer's tests run apart from the others: torch, OpenVINO and FAISS each bring a pool of threads, and what one
+# leaves behind stays with its process. Of each part, two files are tested at a time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu and not soak"
 export PYTHONUTF8 := 1
 
 .PHONY: help demo test check format format-check lint types contracts docs soak bench bundled-embedder gpu-check clean
