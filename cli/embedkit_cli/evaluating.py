@@ -16,7 +16,7 @@ from embedkit_cli.options import (
     tasks_file,
     was_given,
 )
-from embedkit_cli.search_options import mode_options, weights_option
+from embedkit_cli.search_options import mode_options, rerank_options, weights_option
 
 KINDS = ("retrieval", "sts", "bitext", "classification", "clustering", "passkey", "mteb", "task-switch")
 _INSTRUCTED = {"task_name", "instruction", "tasks_path", "protocol"}
@@ -24,7 +24,7 @@ _INSTRUCTED = {"task_name", "instruction", "tasks_path", "protocol"}
 _OWN_OPTIONS = {
     "retrieval": {
         "queries_path", "qrels_path", "query_lang", "doc_lang", "k", "sample_size", "seed", "by_pair", "max_tokens",
-        "overlap", "no_split", "hybrid", "lexical", "weights", *_INSTRUCTED,
+        "overlap", "no_split", "hybrid", "lexical", "weights", "rerank_name", "rerank_depth", "rerank_pairs", *_INSTRUCTED,
     },
     "sts": {"langs", "split", "sample_size", "seed", *_INSTRUCTED},
     "bitext": {"langs", "split", "sample_size", "seed", *_INSTRUCTED},
@@ -72,6 +72,7 @@ _kind_options = group(
 @_retrieval_options
 @mode_options
 @weights_option
+@rerank_options
 @embedder_options
 @chunk_options
 @tasks_file

@@ -133,7 +133,7 @@ def chunk_settings(max_tokens: int | None, overlap: float | None, no_split: bool
     return given(max_tokens=max_tokens, overlap_tokens=overlap, split=False if no_split else None)
 
 
-def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+def parse_pairs(pairs: Iterable[str], option: str = "--embedder-option") -> dict[str, Any]:
     """Read `key=value` options; a value is a number, true, false or null where it reads as one."""
     import json
 
@@ -143,7 +143,7 @@ def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise InputError(f"--embedder-option {pair!r} is not KEY=VALUE, such as pooling=mean")
+            raise InputError(f"{option} {pair!r} is not KEY=VALUE, such as max_length=256")
         try:
             options[key.strip().replace("-", "_")] = json.loads(value)
         except ValueError:

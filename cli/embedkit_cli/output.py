@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from embedkit.embedder import Embedder
+    from embedkit_indexes.results import RerankReport
 
 _SNIPPET = 160
 
@@ -61,6 +63,15 @@ def truncated_note(embedder: Embedder, query: str, instruction: str | None, cut:
         f"the instruction leaves {room:,} of the {limit:,} tokens that {name} reads, {cut:,} too few for the query: its "
         "end was not encoded; shorten the instruction"
     )
+
+
+def rerank_note(reports: Sequence[RerankReport]) -> str:
+    """Say what the second stage of some searches cost."""
+    pairs, tokens = (sum(getattr(r, field) for r in reports) for field in ("candidates", "tokens"))
+    seconds = sum(r.seconds for r in reports)
+    took = f"{seconds * 1000:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+    read = f" ({tokens:,} tokens)" if tokens else ""
+    return f"reranked {counted(pairs, 'candidate')} with {reports[0].reranker} in {took}{read}"
 
 
 def console() -> Console:

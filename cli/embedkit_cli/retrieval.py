@@ -93,6 +93,7 @@ def evaluate_retrieval(source: str, choice: EmbedderChoice, named: bool, wanted:
             "source": source,
             "embedder": name,
             "mode": wanted.how.mode,
+            "reranker": wanted.how.rerank.info.name if wanted.how.rerank is not None else None,
             "documents": index.manifest.documents,
             **report.to_dict(),
             "note": remark,

@@ -11,6 +11,7 @@ import click
 from embedkit_cli.options import group
 
 if TYPE_CHECKING:
+    from embedkit.rerankers.base import Reranker
     from embedkit_indexes import SearchEffort
     from embedkit_indexes.request import Mode
 
@@ -27,6 +28,11 @@ mode_options = group(
     click.option("--hybrid", is_flag=True, help="By vectors and words (BM25), fused by reciprocal rank."),
     click.option("--lexical", is_flag=True, help="By words alone (BM25), without the instruction."),
 )
+rerank_options = group(
+    click.option("--rerank", "rerank_name", metavar="NAME", help="Score the best hits anew: a cross-encoder (folder or Hugging Face id), llm:MODEL@URL, or embedder:NAME."),
+    click.option("--rerank-depth", type=click.IntRange(min=1), metavar="N", help="How many hits --rerank scores; else 50, and k at least."),
+    click.option("--rerank-option", "rerank_pairs", metavar="KEY=VALUE", multiple=True, help="Option of the reranker."),
+)  # fmt: skip
 weights_option = click.option(
     "--weights", metavar="V,W", help="With --hybrid: weights of vectors and words; else 1,1."
 )
@@ -34,16 +40,18 @@ weights_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """By which filter, effort and mode a question is answered."""
+    """By which filter, effort, mode and second stage a question is answered."""
 
     where: str | None = None
     effort: SearchEffort | None = None
     mode: Mode = "dense"
     weights: tuple[float, float] = (1.0, 1.0)
+    rerank: Reranker | None = None
+    rerank_depth: int | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> How:
-        """Read the options that a command takes. Raises InputError for what does not go together."""
+        """Read the options that a command takes, and open its reranker. Raises InputError for what does not go together."""
         from embedkit.errors import InputError
 
         if options.get("hybrid") and options.get("lexical"):
@@ -62,12 +70,18 @@ class How:
             _effort(effort),
             mode,
             _weights(weights) if weights is not None else (1.0, 1.0),
+            _reranker(options),
+            options.get("rerank_depth"),
         )
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of `Index.search`, `search_many` and `rank`."""
-        return {"where": self.where, "effort": self.effort, "mode": self.mode, "weights": self.weights}
+        plain = {"where": self.where, "effort": self.effort, "mode": self.mode, "weights": self.weights}
+        if self.rerank is None:
+            return plain
+        depth = {} if self.rerank_depth is None else {"rerank_depth": self.rerank_depth}
+        return {**plain, "rerank": self.rerank, **depth}
 
 
 def _effort(given: Mapping[str, Any]) -> SearchEffort | None:
@@ -76,6 +90,21 @@ def _effort(given: Mapping[str, Any]) -> SearchEffort | None:
     from embedkit_indexes import SearchEffort
 
     return SearchEffort(**given)
+
+
+def _reranker(options: Mapping[str, Any]) -> Reranker | None:
+    from embedkit.errors import InputError
+
+    name = options.get("rerank_name")
+    if name is None:
+        given = {"rerank_depth": "--rerank-depth", "rerank_pairs": "--rerank-option"}
+        for option in (flag for key, flag in given.items() if options.get(key)):
+            raise InputError(f"{option} is for --rerank NAME: give both")
+        return None
+    from embedkit.rerankers.registry import get_reranker
+    from embedkit_cli.options import parse_pairs
+
+    return get_reranker(name, **parse_pairs(options.get("rerank_pairs") or (), "--rerank-option"))
 
 
 def _weights(text: str) -> tuple[float, float]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedkit_cli.options import check_question, common, tasks_file, was_given
-from embedkit_cli.output import note, print_json, truncated_note, untrained_note
+from embedkit_cli.output import note, print_json, rerank_note, truncated_note, untrained_note
 from embedkit_cli.search_options import (
     How,
     effort_options,
     indexes_alone,
     mode_options,
+    rerank_options,
     split_query,
     weights_option,
     where_option,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @where_option
 @mode_options
 @weights_option
+@rerank_options
 @effort_options
 @click.option(
     "--queries",
@@ -71,6 +73,7 @@ def search(
     embedkit search docs.index "how do I cancel?" --task qa --task duplicate
     embedkit search docs.index faq.index "error E1234" --hybrid
     embedkit search docs.index "how do I cancel?" --where 'year >= 2020' -k 3
+    embedkit search docs.index "how do I cancel?" --rerank cross-encoder/ms-marco-MiniLM-L6-v2
     embedkit search docs.index --queries questions.jsonl --run trec
     """
     from embedkit.errors import InputError
@@ -85,20 +88,20 @@ def search(
     else:
         directories = indexes_alone(arguments)
     check_question(query, names, instruction, k)
-    how = How.of(options)
     index = open_indexes(directories)
     # The depth of a run is a ceiling, one query's k is a wish.
     if query is not None and k > len(index) and was_given("k"):
         held = f"{directories[0]} holds" if len(directories) == 1 else "these indexes hold"
         raise InputError(f"-k {k} is more than {held}: ask for {len(index)} or fewer")
     book = TaskBook(tasks_path, index.tasks)
+    tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]
+    how = How.of(options)  # a reranker may take long to load: all that is quickly wrong is told before
     wanted = how.effort.recall if how.effort is not None else None
     if wanted is not None and index.reachable_recall < wanted < 1:
         note(
             f"a recall of {wanted:g} was asked for, and the index measured {index.reachable_recall:.3f} at most: --recall 1 "
             "compares with everything"
         )
-    tasks: list[Task | None] = [book.find(name) for name in dict.fromkeys(names)] or [None]
     if queries_path is not None:
         from embedkit_cli.batches import Asking, run_queries
 
@@ -118,6 +121,9 @@ def _show(index: IndexReader, results: Sequence[SearchResult], as_json: bool) ->
     cut = (truncated_note(index.embedder, r.query, r.instruction, r.truncated) for r in results)
     for said in filter(None, dict.fromkeys(cut)):
         note(said)
+    reports = [r.rerank for r in results if r.rerank is not None]
+    if reports:
+        note(rerank_note(reports))
     if as_json:
         records = [{**r.to_dict(), "note": None if r.obeys else remark} for r in results]
         print_json(records if len(records) > 1 else records[0])

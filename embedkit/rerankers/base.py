@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from embedkit.embedder import InstructionWarning
 from embedkit.errors import EmbedkitError, InputError, RerankerError
 from embedkit.texts import is_visible, without_surrogates
 
@@ -116,7 +115,7 @@ class Reranker(ABC):
         self.__dict__["_warned"] = True
         warnings.warn(
             f"{self.info.name} takes no instruction: it scores the bare query",
-            InstructionWarning,
+            RerankWarning,
             stacklevel=4,
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedkit import InstructionWarning, get_reranker
+from embedkit import get_reranker
 from embedkit.errors import EmbedderError, InputError, RerankerError
 from embedkit.rerankers.base import RerankWarning
 from tests.embedkit.tiny_models import BERT, QWEN3, TEXTS, XLMR, Specials, save_model
@@ -123,7 +123,7 @@ def test_long_query_is_cut_with_a_warning(bert: Path) -> None:
 def test_instruction_is_said_to_be_ignored(bert: Path) -> None:
     """A cross-encoder takes no instruction: it warns once, and scores as without."""
     reranker = get_reranker(str(bert))
-    with pytest.warns(InstructionWarning, match="takes no instruction"):
+    with pytest.warns(RerankWarning, match="takes no instruction"):
         found = reranker.score(QUERY, TEXTS, instruction="Find recipes")
     np.testing.assert_array_equal(found, reranker.score(QUERY, TEXTS))
 
@@ -192,7 +192,7 @@ def test_options_are_checked(bert: Path) -> None:
         ({"max_lenght": 4}, "did you mean max_length"),
     ):
         with pytest.raises(InputError, match=message):
-            get_reranker(str(bert), **options)  # type: ignore[arg-type]
+            get_reranker(str(bert), **options)
 
 
 def test_qwen3_reranker_equals_plain_transformers(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from embedkit import InstructionWarning, Reranker, RerankerInfo, Task, get_reranker
+from embedkit import Reranker, RerankerInfo, Task, get_reranker
 from embedkit.errors import InputError, RerankerError, UnknownNameError
-from embedkit.rerankers.base import Scores
+from embedkit.rerankers.base import RerankWarning, Scores
 from embedkit_indexes import Document, Index, open_indexes
 from embedkit_indexes.reranking import DEPTH
 from tests.embedkit.tiny_rerankers import plain_scores, save_cross_encoder
@@ -141,7 +141,7 @@ def test_an_untrained_reranker_warns_only_of_what_was_asked(
     """An instruction that it cannot obey is warned of; where none was given nothing is said."""
     index.search(QUERY, rerank=Digits())
     assert not recwarn.list
-    with pytest.warns(InstructionWarning, match="digits takes no instruction"):
+    with pytest.warns(RerankWarning, match="digits takes no instruction"):
         index.search(QUERY, rerank=Digits(), task="qa")
 
 
@@ -186,4 +186,4 @@ def test_cross_encoder_over_an_index(index: Index, tmp_path: Path) -> None:
     scores = plain_scores(folder, QUERY, [h.text for h in candidates], 64)[:, 0]
     found = index.search(QUERY, k=12, rerank=get_reranker(str(folder)), rerank_depth=12)
     assert [h.first_rank for h in found.hits] == [i + 1 for i in np.argsort(-scores, kind="stable")]
-    np.testing.assert_allclose([h.rerank_score for h in found.hits], np.sort(scores)[::-1], atol=1e-5)
+    np.testing.assert_allclose([h.rerank_score or 0 for h in found.hits], np.sort(scores)[::-1], atol=1e-5)
