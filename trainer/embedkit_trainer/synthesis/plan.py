@@ -164,7 +164,8 @@ class RequestPlan(_Plan):
         for kind in kinds:
             if kind.pool and not pools.get(kind.name):
                 raise InputError(
-                    f"the pool {config.pools}/{kind.name}.jsonl holds no tasks: run `embedkit synth brainstorm` first, or write some"
+                    f"the pool {config.pools}/{kind.name}.jsonl holds no tasks: run `embedkit synth brainstorm` first "
+                    "(with --retry-failed, where no answer of an earlier run could be used), or write some"
                 )
         self.pools = {kind.name: pools[kind.name] for kind in kinds if kind.pool}
         self._kinds = Choice((kind, kind.share) for kind in kinds)
