@@ -25,7 +25,14 @@ from tests.trainer.synthesis.scripted import scripted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "examples" / "corpus"
-PAGES = ("README.md", "docs/concepts.md", "docs/how-to.md", "docs/training.md", "docs/synthesis.md")
+PAGES = (
+    "README.md",
+    "docs/concepts.md",
+    "docs/how-to.md",
+    "docs/training.md",
+    "docs/synthesis.md",
+    "docs/llama-index.md",
+)
 LINKED = (
     "README.md",
     "CONTRIBUTING.md",
@@ -42,6 +49,9 @@ _NEEDS = {
     "Use a model folder": "transformers",
     "Use an OpenAI-compatible server": "openai",
     "Use it in LlamaIndex": "llama_index.core",
+    "Search nodes under several tasks": "llama_index.core",
+    "Ask an index that the command line built": "llama_index.core",
+    "Keep an index in step in a pipeline": "llama_index.core",
     "Evaluate": "pytrec_eval",
     "Evaluate an embedder beyond retrieval": "sklearn",
     "Use": "pytrec_eval",

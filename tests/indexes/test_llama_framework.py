@@ -174,6 +174,17 @@ async def test_async_ingestion(store: EmbedkitVectorStore, embedding: EmbedkitEm
     assert {n.ref_doc_id for n in store.get_nodes()} == {"qa", "bitext", "cats"}
 
 
+@pytest.mark.soak  # two processes import LlamaIndex anew
+def test_ingestion_in_worker_processes(tmp_path: Path) -> None:
+    """A pipeline's `num_workers` open the named embedder in processes of their own; the store adds in this one."""
+    embedding = EmbedkitEmbedding("bundled")
+    store = EmbedkitVectorStore(tmp_path / "i", embedding)
+    IngestionPipeline(transformations=[embedding], vector_store=store).run(
+        documents=documents(), num_workers=2
+    )
+    assert sorted(n.node_id for n in store.get_nodes()) == ["bitext", "cats", "qa"]
+
+
 def test_nodes_that_point_elsewhere(store: EmbedkitVectorStore, embedding: EmbedkitEmbedding) -> None:
     """An IndexNode leads the retriever to its object, from LlamaIndex's retriever and from ours."""
     target = TextNode(id_="target", text="what it points to")
