@@ -23,7 +23,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.base
-	$(PIP) -e '.[cpu,eval,torch,train,docs,openai,synth,llama-index,serve,dev]'
+	$(PIP) -e '.[cpu,eval,torch,train,docs,openai,synth,llama-index,serve,map,dev]'
 	touch $@
 
 demo: $(VENV)/.base
