@@ -114,7 +114,9 @@ def test_what_the_caller_asks_for_is_done() -> None:
 def test_an_older_curve_is_read() -> None:
     """A point of a manifest that calls the candidates compared exactly `rerank` is read as one of today."""
     written = {"effort": 16, "recall": 0.956, "cost": 2400.0}
-    assert Point.from_plain({**written, "rerank": 40}) == Point.from_plain({**written, "refine": 40}) == CURVE[1]
+    assert (
+        Point.from_plain({**written, "rerank": 40}) == Point.from_plain({**written, "refine": 40}) == CURVE[1]
+    )
 
 
 def test_few_rows_are_fetched_by_number() -> None:
