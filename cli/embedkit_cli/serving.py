@@ -58,6 +58,13 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     metavar="SECONDS",
     help="How often to look for a new version of each index.",
 )
+@click.option(
+    "--rerank",
+    "rerankers",
+    metavar="[NAME=]MODEL",
+    multiple=True,
+    help="Reranker that searches may name: a cross-encoder (folder or Hugging Face id), llm:MODEL@URL, or embedder:NAME.",
+)
 @click.option("--access-log", is_flag=True, help="Log every request.")
 @click.option(
     "--max-body", type=Size(), default=None, metavar="SIZE", help="Largest body of a request; else 8MB."
@@ -96,6 +103,7 @@ def serve(
     hosts: tuple[str, ...],
     cors: tuple[str, ...],
     refresh: float,
+    rerankers: tuple[str, ...],
     access_log: bool,
     max_body: int | None,
     max_texts: int | None,
@@ -140,6 +148,7 @@ def serve(
             indexes=_paths(indexes),
             embedder=embedder,
             embedder_options={**parse_pairs(pairs), **given(**options)} if own else {},
+            rerankers=_rerankers(rerankers),
             host=host,
             port=port,
             keys=keys,
@@ -186,6 +195,23 @@ def _keys(key: str | None, path: str | None) -> tuple[str, ...]:
         if not one.strip() or not one.isascii() or any(c.isspace() for c in one):
             raise InputError("an API key is empty, or holds spaces or letters outside ASCII: choose another")
     return tuple(keys)
+
+
+def _rerankers(told: Sequence[str]) -> dict[str, str]:
+    from embedkit.errors import InputError
+
+    out: dict[str, str] = {}
+    for text in told:
+        # A model's own name may hold an equals sign; a name that requests use holds neither that nor a path.
+        name, equals, model = text.partition("=")
+        if not equals or "/" in name or ":" in name:
+            name, model = Path(text).name, text
+        if not name or not model:
+            raise InputError(f"--rerank {text!r} names no model: write MODEL or NAME=MODEL")
+        if name in out:
+            raise InputError(f"two rerankers are called {name!r}: write NAME=MODEL for one of them")
+        out[name] = model
+    return out
 
 
 def _paths(named: Sequence[str]) -> tuple[ServedPath, ...]:

@@ -103,9 +103,10 @@ class IndexAnswer(BaseModel):
 
 
 class IndexesAnswer(BaseModel):
-    """The indexes that are there at present."""
+    """The indexes that are there at present, and the rerankers that a search may name."""
 
     indexes: list[IndexAnswer]
+    rerankers: list[str]
 
 
 class TaskAnswer(BaseModel):
@@ -164,7 +165,6 @@ class Result(BaseModel):
     took_ms: float
     encoded: str | None = None
     tokens: list[str] | None = None
-    context: Any = None
 
 
 class SearchAnswer(BaseModel):

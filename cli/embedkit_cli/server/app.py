@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from embedkit_cli.server import answers, describing, embeddings, schemas, searching
+from embedkit_cli.server import answers, describing, embeddings, mapping, schemas, searching
 from embedkit_cli.server.config import ServerConfig
 from embedkit_cli.server.errors import ApiError
 from embedkit_cli.server.gate import Gate
@@ -33,6 +34,20 @@ class _Bare(APIRoute):
         return self.endpoint
 
 
+class _Application(FastAPI):
+    """FastAPI behind a gate that every request passes first."""
+
+    front: ASGIApp
+
+    async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that the gate let through."""
+        await super().__call__(scope, receive, send)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await (self.front if scope["type"] == "http" else self.behind)(scope, receive, send)
+
+
 def create_app(
     config: ServerConfig,
     opened: Callable[[], None] = lambda: None,
@@ -48,7 +63,7 @@ def create_app(
         yield
         service.close()
 
-    app = FastAPI(title="embedkit", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = _Application(title="embedkit", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     app.router.route_class = _Bare
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -76,7 +91,6 @@ def create_app(
             path, handle, methods=[method], name=endpoint.__name__, description=endpoint.__doc__, responses=errors, **told
         )  # fmt: skip
 
-    # The busiest first: routes are tried in this order.
     add(
         "POST", "/v1/embeddings", embeddings.embeddings, answers.EmbeddingsAnswer, body=schemas.EmbeddingsBody
     )
@@ -84,15 +98,17 @@ def create_app(
     add("GET", "/v1/models", embeddings.models, answers.ModelsAnswer)
     add("GET", "/indexes", describing.indexes, answers.IndexesAnswer)
     add("GET", "/tasks", describing.tasks, answers.TasksAnswer, index=str | None)
+    add("GET", "/map", mapping.corpus_map, mapping.MapAnswer, index=str | None, chunks=str | None)
     add("GET", "/health", describing.health, answers.StatusAnswer)
     add("GET", "/ready", describing.ready, answers.StatusAnswer)
     add("GET", "/metrics", describing.metrics, {"response_class": describing.MetricsResponse})
     add_pages(app)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_middleware(Gate, service=service)
+    straight = {("POST", "/v1/embeddings"): embeddings.embeddings, ("POST", "/search"): searching.search}
+    app.front = Gate(app.behind, service, straight)
     if config.cors:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=config.cors, allow_methods=["GET", "POST"],
+        app.front = CORSMiddleware(
+            app.front, allow_origins=config.cors, allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type"], expose_headers=["x-request-id", "retry-after"],
         )  # fmt: skip
     return app

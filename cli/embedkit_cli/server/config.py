@@ -45,7 +45,7 @@ class Limits:
 class ServerConfig:
     """Say what is served, to whom, and within which limits.
 
-    `keys` are the API keys, none for a server that asks for none; `hosts` the names that a request's Host header may
+    `rerankers` are what `get_reranker` opens, by the name that requests call it; `keys` are the API keys, none for a server that asks for none; `hosts` the names that a request's Host header may
     give (without port), empty for any; `cors` the origins whose pages may read answers; `refresh` the seconds between
     looks at each index for a new version.
     """
@@ -53,6 +53,7 @@ class ServerConfig:
     indexes: tuple[ServedPath, ...] = ()
     embedder: str | None = None
     embedder_options: Mapping[str, Any] = field(default_factory=dict)
+    rerankers: Mapping[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = 8000
     keys: tuple[str, ...] = field(default=(), repr=False)

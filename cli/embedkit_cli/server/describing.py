@@ -25,13 +25,13 @@ class MetricsResponse(Response):
 
 
 async def health(service: Service, request: Request) -> Response:
-    """Answer GET /health: the process lives."""
+    """Say that the process lives."""
     del service, request
     return _json({"status": "ok"})
 
 
 async def ready(service: Service, request: Request) -> Response:
-    """Answer GET /ready: indexes and embedders are open."""
+    """Say whether indexes and embedders are open."""
     del request
     service.check_ready()
     if missing := [served.name for served in service.indexes if served.index is None]:
@@ -40,16 +40,17 @@ async def ready(service: Service, request: Request) -> Response:
 
 
 async def metrics(service: Service, request: Request) -> Response:
-    """Answer GET /metrics."""
+    """Give figures in Prometheus' format."""
     del request
     return MetricsResponse(service.metrics.text())
 
 
 async def indexes(service: Service, request: Request) -> Response:
-    """Answer GET /indexes."""
+    """List the indexes that are there at present."""
     del request
     service.check_ready()
-    return _json({"indexes": [_index(served) for served in service.indexes if served.index is not None]})
+    found = [_index(served) for served in service.indexes if served.index is not None]
+    return _json({"indexes": found, "rerankers": list(service.rerankers)})
 
 
 def _index(served: ServedIndex) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def _index(served: ServedIndex) -> dict[str, Any]:
 
 
 async def tasks(service: Service, request: Request) -> Response:
-    """Answer GET /tasks: those stored with the index, then the built-in ones."""
+    """List the tasks stored with an index, then the built-in ones."""
     service.check_ready()
     name = request.query_params.get("index")
     records: list[dict[str, str]] = []

@@ -81,7 +81,7 @@ class ServedEmbedder(Embedder):
                 if units
                 else np.empty((0, self.info.dim), np.float32)
             )
-        return self.batcher.submit(units).result().vectors
+        return self.batcher.encode_waiting(units).vectors
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
         raise NotImplementedError("a served embedder encodes through its batcher")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
 
 
 async def embeddings(service: Service, request: Request) -> Response:
-    """Answer POST /v1/embeddings."""
+    """Embed texts: documents, or queries under a task or an instruction."""
     service.check_ready()
     body = read_body(EmbeddingsBody, request.scope["embedkit.body"])
     name, embedder = _model(service, body.model)
     dim = _dimensions(embedder, body.dimensions)
     units = _units(embedder, body, service.config.limits)
-    done = await asyncio.wrap_future(embedder.batcher.submit(units, count=True))
+    done = await embedder.batcher.encode(units, count=True)
     limit = embedder.info.max_length
     read = sum(min(count, limit) for count in done.tokens)
     cut = sum(done.tokens) - read
@@ -46,7 +45,7 @@ async def embeddings(service: Service, request: Request) -> Response:
 
 
 async def models(service: Service, request: Request) -> Response:
-    """Answer GET /v1/models."""
+    """List the embedders."""
     del request
     service.check_ready()
     data = [

@@ -79,7 +79,7 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
             503, f"the embedding server behind this one failed; the log has more under {request_id}"
         )
     if isinstance(error, EmbedderError | EmbedkitError):
-        return ApiError(500, f"the embedder failed; the server's log has more under {request_id}")
+        return ApiError(500, f"the model failed; the server's log has more under {request_id}")
     return ApiError(500, f"internal error; the server's log has more under {request_id}")
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
+
+from starlette.requests import Request
 
 from embedkit_cli.server.errors import ApiError, as_api_error
 from embedkit_cli.server.security import Guard
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from embedkit_cli.server.service import Service
+
+    Endpoint = Callable[[Service, Request], Awaitable[Response]]
 
 _CONTENT = (
     b"default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -50,8 +56,10 @@ _ROUTES = frozenset(
 class Gate:
     """Pure ASGI: checks before the application sees a request, one shape for every error after it."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, straight: Mapping[tuple[str, str], Endpoint]) -> None:
         self._app = app
+        # By method and path: what is asked thousands of times a second does not walk through the routes.
+        self._straight = straight
         self._service = service
         self._limits = service.config.limits
         self._guard = Guard(service.config)
@@ -59,10 +67,6 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what may pass."""
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
-            return
         began = time.perf_counter()
         request_id = secrets.token_hex(8)
         status = 0
@@ -87,7 +91,9 @@ class Gate:
             await error.response()(scope, receive, answer)
         finally:
             self._metrics.under_way.dec()
-            self._count(scope["path"], status, time.perf_counter() - began)
+            path = scope["path"]
+            route = path if path in _ROUTES else "/static" if path.startswith("/static/") else "other"
+            self._metrics.answered(route, status, time.perf_counter() - began)
 
     async def _pass(self, scope: Scope, receive: Receive, answer: Send) -> None:
         self._guard.check(scope["path"], scope["headers"])
@@ -96,50 +102,51 @@ class Gate:
         if scope["method"] == "HEAD":
             # uvicorn, whose scope stays as it is, leaves the body out.
             scope = {**scope, "method": "GET"}
-        if scope["method"] in _WITH_BODY:
-            scope["embedkit.body"] = await self._body(scope, receive)
-            receive = _replayed(scope["embedkit.body"], receive)
+        limits, complete = self._limits, False
         try:
-            async with asyncio.timeout(self._limits.request_timeout) as time_limit:
-                await self._app(scope, receive, answer)
+            async with asyncio.timeout(limits.body_timeout) as time_limit:
+                if scope["method"] in _WITH_BODY:
+                    scope["embedkit.body"] = await self._body(scope, receive)
+                    receive = _replayed(scope["embedkit.body"], receive)
+                complete = True
+                time_limit.reschedule(asyncio.get_running_loop().time() + limits.request_timeout)
+                endpoint = self._straight.get((scope["method"], scope["path"]))
+                if endpoint is None:
+                    await self._app(scope, receive, answer)
+                else:
+                    await (await endpoint(self._service, Request(scope)))(scope, receive, answer)
         except TimeoutError:
             if not time_limit.expired():
                 raise
-            seconds = self._limits.request_timeout
-            raise ApiError(
-                504, f"no answer within {seconds:g} s: ask for less, or try again later", code="timeout"
-            ) from None
+            if complete:
+                said = f"no answer within {limits.request_timeout:g} s: ask for less, or try again later"
+                raise ApiError(504, said, code="timeout") from None
+            said = f"the body did not arrive within {limits.body_timeout:g} s"
+            raise ApiError(408, said, headers={"Connection": "close"}) from None
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """Return the whole body. Raises ApiError 413 for one that is too large, 408 for one that is too slow."""
+        """Return the whole body. Raises ApiError 413 for one that is too large."""
         most = self._limits.body
-        announced = _announced(scope)
         close = {"Connection": "close"}
-        try:
-            async with asyncio.timeout(self._limits.body_timeout):
-                if announced > most:
-                    await self._drop(scope, receive, announced)
-                    raise ApiError(413, _too_large(most), headers=close)
-                parts: list[bytes] = []
-                size = 0
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ApiError(
-                            400, "the connection was closed before the body was complete", headers=close
-                        )
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size > most:
-                        parts.clear()
-                        await self._drop(scope, receive, self._limits.drain)
-                        raise ApiError(413, _too_large(most), headers=close)
-                    if not message.get("more_body", False):
-                        return b"".join([*parts, part]) if parts else part
-                    parts.append(part)
-        except TimeoutError:
-            seconds = self._limits.body_timeout
-            raise ApiError(408, f"the body did not arrive within {seconds:g} s", headers=close) from None
+        announced = _announced(scope)
+        if announced > most:
+            await self._drop(scope, receive, announced)
+            raise ApiError(413, _too_large(most), headers=close)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ApiError(400, "the connection was closed before the body was complete", headers=close)
+            part = message.get("body", b"")
+            size += len(part)
+            if size > most:
+                parts.clear()
+                await self._drop(scope, receive, self._limits.drain)
+                raise ApiError(413, _too_large(most), headers=close)
+            if not message.get("more_body", False):
+                return b"".join([*parts, part]) if parts else part
+            parts.append(part)
 
     async def _drop(self, scope: Scope, receive: Receive, size: int) -> None:
         """Read on and keep nothing: a client that is still writing when the connection closes sees no answer."""
@@ -151,13 +158,6 @@ class Gate:
             if message["type"] == "http.disconnect" or not message.get("more_body", False):
                 return
             left -= len(message.get("body", b""))
-
-    def _count(self, path: str, status: int, seconds: float) -> None:
-        route = path if path in _ROUTES else "/static" if path.startswith("/static/") else "other"
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.latency.labels(route).observe(seconds)
-        if status == 429:
-            self._metrics.rejected.inc()
 
 
 def _announced(scope: Scope) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import EmbedkitError, FingerprintError
 from embedkit_cli.server.config import ServedPath
+from embedkit_cli.server.corpus_map import CorpusMap
 from embedkit_cli.server.errors import ApiError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ServedIndex:
         self._swapped = swapped
         self.name = path.name
         self.directory = path.directory
+        self.map = CorpusMap(path.directory)
         self._pool = pool
         self._stamp: Stamp | None = None
         self._said = ""
@@ -132,8 +134,10 @@ class ServedIndexes:
         threading.Thread(target=run, name="embedkit-refresh", daemon=True).start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the threads, and maps that are being computed."""
         self._stop.set()
+        for served in self:
+            served.map.close()
 
 
 def _stamp(directory: Path) -> Stamp | None:

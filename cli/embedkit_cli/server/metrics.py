@@ -39,6 +39,22 @@ class Metrics:
         self.truncated = Counter("embedkit_truncated_tokens", "Tokens beyond what the embedder reads.", **own)
         self.swaps = Counter("embedkit_index_versions", "New versions of an index that were taken up.", **own)
 
+        # To look a label's child up costs as much as to count.
+        self._requests: dict[tuple[str, int], Counter] = {}
+        self._latency: dict[str, Histogram] = {}
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Note an answer; `route` and `status` are few."""
+        try:
+            requests, latency = self._requests[route, status], self._latency[route]
+        except KeyError:
+            requests = self._requests[route, status] = self.requests.labels(route, str(status))
+            latency = self._latency[route] = self.latency.labels(route)
+        requests.inc()
+        latency.observe(seconds)
+        if status == 429:
+            self.rejected.inc()
+
     def watch(self, waiting: Callable[[], int], searching: Callable[[], int]) -> None:
         """Read queue lengths when they are asked for."""
         queue = Gauge("embedkit_queue_texts", "Texts that wait for an embedder.", registry=self.registry)

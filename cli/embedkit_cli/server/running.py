@@ -59,6 +59,7 @@ def serve(config: ServerConfig) -> None:
             log_config=None,
             access_log=config.access_log,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=int(limits.keep_alive),
             timeout_graceful_shutdown=int(limits.grace),
         )

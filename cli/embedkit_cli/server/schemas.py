@@ -78,13 +78,6 @@ class TaskBody(_Body):
     instruction: str = Field(min_length=1)
 
 
-class ContextBody(_Body):
-    """How the hits become a text for a language model."""
-
-    budget: int = Field(2000, ge=1, description="The most tokens.")
-    format: Literal["text", "markdown", "json", "messages"] = "text"
-
-
 class SearchBody(_Body):
     """The body of POST /search."""
 
@@ -106,6 +99,10 @@ class SearchBody(_Body):
     recall: float | None = Field(
         None, gt=0, le=1, description="Recall@10 to reach, by the index's own measurement."
     )
+    rerank: str | None = Field(
+        None, description="Score the best hits anew: one of the rerankers of GET /indexes."
+    )
+    rerank_depth: int = Field(50, ge=1, le=1000, description="How many hits are scored anew, k at least.")
     explain: bool = Field(False, description="Show the exact encoded strings and their tokens.")
     snippets: bool | Literal["words", "meaning"] = Field(
         True,

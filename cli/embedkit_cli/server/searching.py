@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from embedkit.errors import InputError
+from embedkit.errors import InputError, UnknownNameError
 from embedkit.tasks import Task, get_task
 from embedkit_cli.server.batching import Unit
 from embedkit_cli.server.embedders import ServedEmbedder, prepared
@@ -64,6 +65,8 @@ async def search(service: Service, request: Request) -> Response:
     check_text(body.query, limits, "query", "the query", visible=True)
     if body.where is not None:
         check_filter(body.where)
+    if body.rerank is not None and body.rerank not in service.rerankers:
+        raise invalid(str(UnknownNameError("reranker", body.rerank[:80], service.rerankers)), "rerank")
     asked = _asked(body, index, limits)
     if service.searching >= limits.searches:
         raise ApiError(
@@ -88,7 +91,7 @@ async def _encoded(index: Index, query: str, asked: list[Asked]) -> dict[Unit, N
     embedder = index.embedder
     assert isinstance(embedder, ServedEmbedder)  # the only kind that a served index is opened with
     units = list(dict.fromkeys(Unit("query", embedder.instruction_for(*a), query) for a in asked))
-    done = await asyncio.wrap_future(embedder.batcher.submit(units))
+    done = await embedder.batcher.encode(units)
     return dict(zip(units, done.vectors, strict=True))
 
 
@@ -114,20 +117,24 @@ def _condition(where: str | Mapping[str, Any] | None) -> Condition | None:
 
 def _found(service: Service, question: Question, asked: list[Asked]) -> bytes:
     """Search for each task and return the answer's JSON; runs in a thread of its own."""
-    condition = _condition(question.body.where)
+    body = question.body
+    condition = _condition(body.where)
+    shared = service.rerankers[body.rerank] if body.rerank is not None else None
+    second = {} if shared is None else {"rerank": shared.reranker, "rerank_depth": body.rerank_depth}
     token = prepared.set(question.vectors)
     try:
-        found = [_search(question, one, condition) for one in asked]
+        with shared.lock if shared is not None else nullcontext():
+            found = [_search(question, one, condition, second) for one in asked]
     finally:
         prepared.reset(token)
     results = [record for _, record in found]
-    if question.body.snippets:
+    if body.snippets:
         add_snippets(service, question, [result for result, _ in found], results)
     return json_bytes(
         {
             "index": question.name,
             "generation": question.version.manifest.generation,
-            "query": question.body.query,
+            "query": body.query,
             "results": results,
             "encode_ms": question.encode_ms,
         }
@@ -135,13 +142,13 @@ def _found(service: Service, question: Question, asked: list[Asked]) -> bytes:
 
 
 def _search(
-    question: Question, asked: Asked, condition: Condition | None
+    question: Question, asked: Asked, condition: Condition | None, second: Mapping[str, Any]
 ) -> tuple[SearchResult, dict[str, Any]]:
     began = time.perf_counter()
     body = question.body
     result = question.version.search(
         body.query, task=asked.task, instruction=asked.instruction, k=body.k, lang=body.lang, where=condition,
-        effort=body.recall, mode=body.mode, weights=body.weights or (1.0, 1.0),
+        effort=body.recall, mode=body.mode, weights=body.weights or (1.0, 1.0), **second,
     )  # fmt: skip
     out: dict[str, Any] = {
         "task": result.task,
@@ -206,6 +213,7 @@ def _hit(hit: SearchHit) -> dict[str, Any]:
         "metadata": hit.metadata,
         "cosine": hit.cosine,
         "bm25": hit.bm25,
+        "rerank_score": hit.rerank_score,
     }
 
 

@@ -6,6 +6,8 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit_cli.server.config import ServerConfig
 from embedkit_cli.server.embedders import EmbedderPool, ServedEmbedder
@@ -13,6 +15,16 @@ from embedkit_cli.server.errors import ApiError
 from embedkit_cli.server.indexes import ServedIndexes
 from embedkit_cli.server.metrics import Metrics
 from embedkit_cli.server.snippets import PassageVectors
+
+if TYPE_CHECKING:
+    from embedkit.rerankers.base import Reranker
+
+
+class SharedReranker(NamedTuple):
+    """A reranker that one search uses at a time: not every model may be called by two threads."""
+
+    reranker: Reranker
+    lock: AbstractContextManager[Any]
 
 
 class Service:
@@ -23,6 +35,7 @@ class Service:
         self.metrics = Metrics()
         self.embedders = EmbedderPool(config.limits.queue, self.metrics.batch)
         self.indexes = ServedIndexes(config.indexes, self.embedders, self.metrics.swaps.inc)
+        self.rerankers: dict[str, SharedReranker] = {}
         self.passages = PassageVectors()
         self.ready = False
         self.searching = 0
@@ -37,6 +50,11 @@ class Service:
             self.embedders.open_own(self.config.embedder, self.config.embedder_options)
         for served in self.indexes:
             served.open()
+        if self.config.rerankers:
+            from embedkit.rerankers.registry import get_reranker
+
+            for name, spec in self.config.rerankers.items():
+                self.rerankers[name] = SharedReranker(get_reranker(spec), threading.Lock())
         for embedder in self.embedders.all():
             # More than one batch, so that what an embedder compiles for many texts is there.
             embedder.encode_document(["a text to get warm with " * 8] * 24)

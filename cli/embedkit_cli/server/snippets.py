@@ -99,7 +99,7 @@ class PassageVectors:
             t: [Unit("document", None, t[p.start : p.end]) for p in cut[t]] for t in cut if t not in known
         }
         if units:
-            done = embedder.batcher.submit([unit for some in units.values() for unit in some]).result()
+            done = embedder.batcher.encode_waiting([unit for some in units.values() for unit in some])
             row = 0
             with self._lock:
                 for text, some in units.items():

@@ -203,3 +203,17 @@ def test_an_answer_is_json_for_any_client(server: Server) -> None:
         "/search", json.dumps({"query": "kündigen", "k": 1, "mode": "lexical"}, ensure_ascii=False).encode()
     )
     assert "können" in answer.body.decode("utf-8")
+
+
+def test_a_reranker_by_name(start: Start, shop_index: Path) -> None:
+    """A search may name a reranker that the server was started with; its scores order the hits."""
+    server = start(shop_index, "--rerank", "strong=embedder:held")
+    assert server.get("/indexes").json["rerankers"] == ["strong"]
+    (result,) = server.post("/search", {"query": "plan", "mode": "lexical", "rerank": "strong"}).json[
+        "results"
+    ]
+    scores = [hit["rerank_score"] for hit in result["hits"]]
+    assert scores and scores == sorted(scores, reverse=True)
+    wrong = server.post("/search", {"query": "plan", "rerank": "../strong"})
+    assert (wrong.status, wrong.json["error"]["param"]) == (400, "rerank")
+    assert "unknown reranker '../strong': did you mean strong?" in wrong.message
