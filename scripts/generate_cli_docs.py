@@ -31,6 +31,7 @@ terminal alone, but for `train`, which writes a line now and then elsewhere. Eve
 | `EMBEDKIT_THREADS` | threads that FAISS, OpenVINO and torch may use; else every CPU the process may run on |
 | `EMBEDKIT_CACHE` | folder in which embedkit makes its cache; else `$XDG_CACHE_HOME` or `~/.cache` |
 | `EMBEDKIT_TRUST_REMOTE_CODE` | `1` lets `search` run a model's own code where an index was built with `trust_remote_code` |
+| `EMBEDKIT_API_KEY` | a key that requests to `embedkit serve` must bear |
 | `EMBEDKIT_DEBUG` | show tracebacks, as `--debug` does |
 | `OPENAI_API_KEY`, `OPENAI_BASE_URL` | key and address for the `openai` embedder |
 
