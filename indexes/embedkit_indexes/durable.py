@@ -22,7 +22,9 @@ SEGMENT = "segment-"
 DELETED = "deleted-"
 SHARDS = "embedding-"
 LOCK = "writer.lock"
-_BESIDE = re.compile(r"embedkit\.json\.\d+\.tmp")
+# The page's map of the corpus: any program may remove it, and the server computes it anew.
+MAP = "map.npz"
+_BESIDE = re.compile(r"(embedkit\.json|map\.npz)\.\d+\.tmp")
 # Whole names: what a user calls segment-2023 is the user's own.
 _OURS = re.compile(r"(segment|embedding)-[0-9a-f]{12}(\.gone)?|deleted-[0-9a-f]{12}\.bits(\.gone)?")
 
@@ -222,7 +224,7 @@ def _remove(path: Path) -> None:
 
 def belongs(name: str) -> bool:
     """Return whether a file of this name in an index's directory is the index's own."""
-    return name == LOCK or any(p.fullmatch(name) for p in (_OURS, _BESIDE))
+    return name in (LOCK, MAP) or any(p.fullmatch(name) for p in (_OURS, _BESIDE))
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -36,7 +36,8 @@ def project(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         metric="cosine", init=start, perplexity=min(_PERPLEXITY, (count - 1) / 3), random_state=0
     ).fit_transform(vectors)
     layout = layout - (layout.min(axis=0) + layout.max(axis=0)) / 2
-    return (layout / max(float(np.abs(layout).max()), 1e-9)).astype(np.float32)
+    points: NDArray[np.float32] = (layout / max(float(np.abs(layout).max()), 1e-9)).astype(np.float32)
+    return points
 
 
 def main() -> None:
