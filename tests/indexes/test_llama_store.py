@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core.schema import (
     BaseNode,
@@ -26,6 +28,7 @@ from llama_index.core.schema import (
 )
 from llama_index.core.schema import Document as LlamaDocument
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
+from numpy.typing import NDArray
 
 from embedkit.errors import FingerprintError, InputError
 from embedkit_indexes import ChunkConfig, Document, Index
@@ -212,7 +215,7 @@ NODES = (
     TextNode(id_="template", text="body", metadata={"a": 1}, text_template="{content} | {metadata_str}", metadata_template="{key}={value}", start_char_idx=3, end_char_idx=7, mimetype="text/markdown"),
     ImageNode(id_="image", text="a caption", image_url="https://example.org/a.png", image="aGk="),
     IndexNode(id_="index", text="points elsewhere", index_id="other"),
-    Node(id_="node", text_resource=MediaResource(text="of a node"), metadata={"k": [1]}),
+    Node(id_="node", text_resource=MediaResource(text="of a node"), extra_info={"k": [1]}),
     LlamaDocument(id_="document", text="whole document", metadata={"file_path": "a/b.md"}),
     TextNode(id_="surrogate", text="half \ud83d of one", metadata={}),
 )  # fmt: skip
@@ -243,19 +246,32 @@ def test_nodes_survive_unchanged(tmp_path: Path, embedder: HashEmbedder, before:
     assert hit.document_id == "later"
 
 
-def test_given_vectors_are_taken(tmp_path: Path, embedder: HashEmbedder) -> None:
+class Watched(HashEmbedder):
+    """Say what was embedded, and take a while over it."""
+
+    def __init__(self, delay: float = 0.0) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.delay = delay
+
+    def _embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        time.sleep(self.delay)
+        self.seen += texts
+        return super()._embed(texts)
+
+
+def test_given_vectors_are_taken(tmp_path: Path) -> None:
     """Nodes with vectors are not embedded again, save one in each call; a node without a vector is embedded."""
+    embedder = Watched()
     nodes = people(embedder)
     store = EmbedkitVectorStore(tmp_path / "i", embedder)
     store.add(nodes[:1])
     store.add(nodes[3:4])
-    seen: list[str] = []
-    original = embedder._embed
-    embedder._embed = lambda texts: (seen.extend(texts), original(texts))[1]  # type: ignore[method-assign]
+    embedder.seen.clear()
     nodes[2].embedding = None
     store.add(nodes[1:3])
-    assert sorted(seen) == sorted([nodes[1].get_content(), nodes[2].get_content()])
-    query = VectorStoreQuery(query_embedding=original([nodes[2].get_content()])[0].tolist())
+    assert sorted(embedder.seen) == sorted([nodes[1].get_content(), nodes[2].get_content()])
+    query = VectorStoreQuery(query_embedding=embedder.encode_document([nodes[2].get_content()])[0].tolist())
     assert store.query(query).ids == ["clocks"]
 
 
@@ -326,7 +342,7 @@ def test_persist_and_reload(store: EmbedkitVectorStore, both: Both, tmp_path: Pa
 
 def test_wrong_pointers(store: EmbedkitVectorStore, tmp_path: Path) -> None:
     """Another store's file, a missing one, and a file system elsewhere are refused in a sentence."""
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     (tmp_path / "a.json").write_text(json.dumps({"embedding_dict": {}}))
     with pytest.raises(InputError, match="was not written by"):
@@ -357,9 +373,9 @@ def test_another_embedder_is_refused(store: EmbedkitVectorStore) -> None:
         EmbedkitVectorStore(store.path, 3)  # type: ignore[arg-type]
 
 
-async def test_async_forms(both: Both) -> None:
+async def test_async_forms(tmp_path: Path, both: Both) -> None:
     """Every async form does what the other one does, and the event loop goes on meanwhile."""
-    ours, ticks = both.ours, 0
+    ours, ticks = EmbedkitVectorStore(tmp_path / "i", Watched(0.02)), 0
 
     async def tick() -> None:
         nonlocal ticks
@@ -367,14 +383,11 @@ async def test_async_forms(both: Both) -> None:
             await asyncio.sleep(0.001)
             ticks += 1
 
-    slow = both.embedder._embed  # type: ignore[attr-defined]
-    both.embedder._embed = lambda texts: (time.sleep(0.1), slow(texts))[1]  # type: ignore[attr-defined]
     ticking = asyncio.create_task(tick())
     nodes = people(both.embedder)
     ticks = 0
     assert await ours.async_add(nodes) == ALL
     assert ticks > 20
-    both.embedder._embed = slow  # type: ignore[attr-defined]
     await asyncio.gather(*(ours.async_add([n]) for n in nodes), ours.adelete("doc2"))
     await ours.adelete("doc2")
     assert (await ours.aquery(both.query(k=1))).ids == ours.query(both.query(k=1)).ids
