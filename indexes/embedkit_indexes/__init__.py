@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedkit_indexes.context import Context, ContextConfig, build_context
     from embedkit_indexes.corpus.chunking import ChunkConfig
     from embedkit_indexes.corpus.options import ReadOptions, ReadReport
     from embedkit_indexes.corpus.readers import read_corpus
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
 # Read on first use: a search needs neither readers nor chunker, and starts the sooner.
 _HOMES = {
+    "build_context": "context",
     "BuildProgress": "reports",
     "BuildReport": "reports",
     "Condition": "filters",
+    "Context": "context",
+    "ContextConfig": "context",
     "EngineConfig": "planner",
     "F": "filters",
     "IndexGroup": "group",
@@ -48,6 +52,8 @@ __all__ = [
     "BuildReport",
     "ChunkConfig",
     "Condition",
+    "Context",
+    "ContextConfig",
     "Document",
     "EngineConfig",
     "F",
@@ -61,6 +67,7 @@ __all__ = [
     "SearchHit",
     "SearchResult",
     "Skipped",
+    "build_context",
     "open_indexes",
     "parse_where",
     "read_corpus",

@@ -28,6 +28,11 @@ class Cells:
         self._starts = list(accumulate((b.num_rows for b in batches[:-1]), initial=0))
         self._columns: list[dict[str, memoryview | _Strings]] = [{} for _ in batches]
 
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        last: int = self._batches[-1].num_rows
+        return self._starts[-1] + last
+
     def cell(self, row: int, name: str) -> Any:
         """Return one cell; one named `metadata` is JSON, and decoded. Raises CorruptIndexError."""
         # Not `reading`: for a cell the `with` costs more than the cell.

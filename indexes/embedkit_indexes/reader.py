@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from embedkit.embedder import Embedder
 from embedkit.errors import InputError, UnknownNameError
@@ -17,7 +17,7 @@ from embedkit_indexes.embedder_checks import check_fingerprint, check_probes
 from embedkit_indexes.found import Found, result_of
 from embedkit_indexes.manifest import Manifest
 from embedkit_indexes.planner import SearchEffort
-from embedkit_indexes.request import EVEN, Mode, SearchRequest, checked_queries, make_request
+from embedkit_indexes.request import EVEN, Mode, SearchOptions, SearchRequest, checked_queries, make_request
 from embedkit_indexes.reranking import DEPTH, rerank_results, widened
 from embedkit_indexes.results import RankedChunk, SearchResult, truncated_tokens
 from embedkit_indexes.searching import search_snapshot
@@ -25,6 +25,9 @@ from embedkit_indexes.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from embedkit.rerankers.base import Reranker
+    from embedkit_indexes.context import Context, Order
+    from embedkit_indexes.context_counting import Counter
+    from embedkit_indexes.context_forms import Form
     from embedkit_indexes.filters import Condition
 
 _BATCH = 1024
@@ -100,6 +103,31 @@ class IndexReader:
             [query], task=task, instruction=instruction, k=k, lang=lang, where=where, effort=effort, mode=mode,
             weights=weights, rerank=rerank, rerank_depth=rerank_depth,
         )[0]  # fmt: skip
+
+    def context(
+        self,
+        query: str,
+        *,
+        budget: int = 2000,
+        form: Form = "text",
+        expand: int = 0,
+        order: Order = "score",
+        count_tokens: Counter | None = None,
+        **search: Unpack[SearchOptions],
+    ) -> Context:
+        """Search, and return what was found as numbered passages for a prompt of at most `budget` tokens.
+
+        `ContextConfig` and `build_context` say what the arguments do, `search` takes the others. Tokens are counted by the
+        embedder's tokenizer; by four bytes a token where it has none, or where words alone are searched.
+        """
+        from embedkit_indexes.context import ContextConfig, build_context
+        from embedkit_indexes.context_counting import counter_of
+
+        config = ContextConfig(budget, form, expand, order)
+        result = self.search(query, **search)
+        if count_tokens is None and search.get("mode") != "lexical":
+            count_tokens = counter_of(self.embedder)
+        return build_context(result, config, count_tokens=count_tokens)
 
     def search_many(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from embedkit.errors import InputError, UnknownNameError
 from embedkit.tasks import Task
@@ -13,12 +13,28 @@ from embedkit.texts import is_visible
 from embedkit_indexes.planner import SearchEffort
 
 if TYPE_CHECKING:
+    from embedkit.rerankers.base import Reranker
     from embedkit_indexes.filters import Condition
 
 Mode = Literal["dense", "hybrid", "lexical"]
 MODES = ("dense", "hybrid", "lexical")
 # Of vectors and words.
 EVEN = (1.0, 1.0)
+
+
+class SearchOptions(TypedDict, total=False):
+    """What `Index.search` may be told beside the query."""
+
+    task: str | Task | None
+    instruction: str | None
+    k: int
+    lang: str | None
+    where: str | Condition | None
+    effort: SearchEffort | float | None
+    mode: Mode
+    weights: Sequence[float]
+    rerank: Reranker | None
+    rerank_depth: int
 
 
 @dataclass(frozen=True, slots=True)
