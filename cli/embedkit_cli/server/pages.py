@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -17,10 +18,19 @@ _API_DOCS = _HERE / "api_docs"
 _SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
 
 
+class _Page(StaticFiles):
+    """Files that a browser asks for again: after an update none of the old ones stays beside the new."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def add_pages(app: FastAPI) -> None:
     """Serve the page's files, and those of /docs, each by a route of its own or from one folder."""
     if (PAGE / "index.html").is_file():
-        app.router.routes += [_file("/", PAGE / "index.html"), Mount("/static", StaticFiles(directory=PAGE))]
+        app.router.routes += [_file("/", PAGE / "index.html"), Mount("/static", _Page(directory=PAGE))]
     found = find_spec("fastapi_offline")
     swagger = Path(found.origin).parent / "static" if found is not None and found.origin else _API_DOCS
     app.router.routes += [

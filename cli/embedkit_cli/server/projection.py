@@ -46,7 +46,7 @@ def main() -> None:
 
     if hasattr(os, "nice"):
         with suppress(OSError):
-            os.nice(10)
+            os.nice(5)
     vectors = np.load(BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
     out = BytesIO()
     np.save(out, project(vectors))

@@ -1,0 +1,231 @@
+// What a person does becomes the state, the state an address and a search, the answer what is seen.
+
+import { indexesOf, search, tasksOf } from "./api.js";
+import { drawChips } from "./chips.js";
+import { clearColumns, columnProblem, drawColumns, focusColumn, showResults } from "./columns.js";
+import { byId, plural } from "./dom.js";
+import { listenForKeys } from "./keyboard.js";
+import { mixOf } from "./languages.js";
+import { closeMap, listenToMap, openMap, repaint } from "./map_view.js";
+import { askForKey, clearProblems, countDown, fieldProblem, notice } from "./notices.js";
+import { sharedBy } from "./ranking.js";
+import { DEFAULTS, addressOf, readState } from "./state.js";
+import { startTheme } from "./themes.js";
+
+const FIRST = ["qa", "duplicate", "bitext"];
+const MORE = [...FIRST, "topic", "code", "paraphrase", "search", "fact-check"];
+const RETRIES = 5;
+let state = readState();
+let indexes = [];
+let tasks = [];
+let answer = null;
+let asked = null;
+let tries = 0;
+
+async function start() {
+  try {
+    indexes = await indexesOf();
+    if (!indexes.length) return notice("This server serves no index.");
+    await openIndex();
+    clearProblems();
+    draw();
+    await run();
+  } catch (error) {
+    fail(error, start);
+  }
+}
+
+async function openIndex() {
+  const known = indexes.find((one) => one.name === state.index);
+  const index = known ?? indexes[0];
+  const told = await tasksOf(index.name);
+  tasks = told.tasks;
+  if (state.index === null) state.index = index.name;
+  if (!state.columns.length) {
+    const own = tasks.filter((task) => task.source !== "built-in").map((task) => task.name);
+    state.columns = [...new Set([...own, ...FIRST])].slice(0, 3).map((task) => ({ task }));
+  }
+  const pickers = byId("index");
+  pickers.replaceChildren(...indexes.map((one) => new Option(one.name, one.name)));
+  pickers.value = index.name;
+  byId("index-picker").hidden = indexes.length < 2;
+}
+
+const served = () => indexes.find((one) => one.name === state.index) ?? indexes[0];
+
+function draw() {
+  const index = served();
+  byId("query").value = state.q;
+  byId("mode").value = state.mode;
+  byId("k").value = state.k;
+  byId("where").value = state.where;
+  if (state.mode !== DEFAULTS.mode || state.k !== DEFAULTS.k || state.where) byId("options").open = true;
+  const languages = Object.keys(index.languages).length;
+  byId("about").textContent = `${plural(index.documents, "document")} in ${plural(languages, "language")}, embedded once by ${index.embedder.name}. Between columns only the query’s instruction changes.`;
+  drawColumns(state, tasks, { change: changeTask, add: addTask, remove: removeTask });
+  drawLanguages(null);
+  const map = state.view === "map";
+  byId("results").hidden = map;
+  byId("map-view").hidden = !map;
+  for (const name of ["search", "map"]) {
+    const link = byId(`view-${name}`);
+    link.href = addressOf({ ...state, view: name });
+    if (state.view === name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.title = state.q ? `${state.q} · embedkit` : "embedkit";
+}
+
+function drawLanguages(found) {
+  drawChips(served().languages, found, state.lang, (code) => change({ lang: code }));
+}
+
+// Every change goes this way: into the address, then into a search.
+function change(some) {
+  state = { ...state, ...some };
+  const address = addressOf(state);
+  if (address !== location.search) history.pushState(null, "", address);
+  tries = 0;
+  draw();
+  return run();
+}
+
+async function run() {
+  asked?.abort();
+  clearProblems();
+  const own = state.columns.findIndex((c) => c.instruction !== undefined && !c.instruction.trim());
+  if (!state.q.trim() || own >= 0) {
+    answer = null;
+    busy(false);
+    clearColumns();
+    byId("status").textContent = own >= 0 && state.q.trim() ? `Column ${own + 1} waits for its instruction.` : "";
+    if (state.view === "map") await openMap(state, null);
+    else closeMap();
+    return;
+  }
+  const mine = new AbortController();
+  asked = mine;
+  busy(true);
+  try {
+    const told = await search(state, mine.signal);
+    answer = told;
+    tries = 0;
+    show();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    answer = null;
+    clearColumns();
+    byId("status").textContent = "";
+    fail(error, run);
+  }
+  if (asked === mine) busy(false);
+}
+
+function show() {
+  const ranks = showResults(answer, state);
+  const counts = answer.results.map((result) => result.hits.length);
+  const found = new Map(mixOf(answer.results.flatMap((result) => result.hits)));
+  drawLanguages(found);
+  const columns = counts.length;
+  const { all, some } = sharedBy(ranks, columns);
+  const each = new Set(counts).size === 1 ? `${plural(counts[0], "hit")}${columns > 1 ? ` under each of ${columns} tasks` : ""}` : `${counts.join(", ")} hits`;
+  const shared = columns < 2 || !ranks.size ? "" : columns === 2 ? ` · ${all} of ${plural(ranks.size, "chunk")} found by both` : ` · of ${plural(ranks.size, "chunk")}, ${all} found by all and ${some - all} by some`;
+  byId("status").textContent = Math.max(...counts) ? each + shared : nothing();
+  if (state.view === "map") openMap(state, answer);
+  else closeMap();
+}
+
+function nothing() {
+  if (state.where.trim() || state.lang) return "No chunk satisfies the filter.";
+  return state.mode === "lexical" ? "No chunk holds a word of the query. Search by meaning finds other words too." : "No hits.";
+}
+
+function busy(on) {
+  document.body.classList.toggle("busy", on);
+  byId("results").setAttribute("aria-busy", String(on));
+}
+
+function fail(error, again) {
+  busy(false);
+  if (!("status" in error)) {
+    notice("The page itself failed: reload it. The browser’s console has more.", () => location.reload());
+    console.error(error);
+    return;
+  }
+  const param = error.param ?? "";
+  const column = /^tasks(\.(\d+))?/.exec(param) ?? (/^unknown task /.test(error.message) ? [] : null);
+  if (error.status === 401) askForKey(/wrong/.test(error.message) ? error.message : "", again);
+  else if (error.status === 429 || error.status === 503) {
+    tries += 1;
+    if (tries <= RETRIES) countDown(error.message, error.retryAfter || 2, again);
+    else notice(error.message, again);
+  } else if (error.status === 404 && param === "index") notice(error.message, () => change({ index: indexes[0].name, lang: null }));
+  else if (column && state.columns.length) columnProblem(troubled(column[2], error.message), error.message);
+  else if (["query", "lang", "mode", "k", "where"].includes(param)) fieldProblem(param, error.message);
+  else notice(error.message, again);
+}
+
+function troubled(number, message) {
+  if (number !== undefined) return Number(number);
+  return Math.max(0, state.columns.findIndex((c) => c.task !== undefined && message.includes(`'${c.task}'`)));
+}
+
+function changeTask(place, column) {
+  const columns = state.columns.with(place, column);
+  change({ columns });
+  focusColumn(place);
+}
+
+function addTask() {
+  const used = new Set(state.columns.map((c) => c.task));
+  const next = [...MORE, ...tasks.map((task) => task.name)].find((name) => !used.has(name));
+  change({ columns: [...state.columns, { task: next }] });
+  focusColumn(state.columns.length - 1);
+}
+
+function removeTask(place) {
+  change({ columns: state.columns.toSpliced(place, 1) });
+  focusColumn(place);
+}
+
+function listen() {
+  byId("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const k = Math.min(100, Math.max(1, byId("k").valueAsNumber || DEFAULTS.k));
+    change({ q: byId("query").value, mode: byId("mode").value, k, where: byId("where").value });
+  });
+  for (const id of ["mode", "k", "where"]) byId(id).addEventListener("change", () => byId("search").requestSubmit());
+  byId("index").addEventListener("change", async () => {
+    const index = byId("index").value;
+    state = { ...state, index, lang: null, where: "", columns: state.columns.filter((c) => c.task === undefined || tasks.some((t) => t.name === c.task && t.source === "built-in")) };
+    try {
+      await openIndex();
+      await change({});
+    } catch (error) {
+      fail(error, start);
+    }
+  });
+  for (const view of ["search", "map"]) {
+    byId(`view-${view}`).addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey || !indexes.length) return;
+      event.preventDefault();
+      const before = answer;
+      state = { ...state, view };
+      history.pushState(null, "", addressOf(state));
+      draw();
+      answer = before;
+      if (answer) show();
+      else run();
+    });
+  }
+  addEventListener("popstate", () => {
+    state = { ...readState(), index: readState().index };
+    start();
+  });
+  listenForKeys();
+  listenToMap({ failed: (error) => fail(error, run), searchFor: (q) => change({ q }) });
+  startTheme(repaint);
+}
+
+listen();
+start();
