@@ -13,7 +13,7 @@ from embedkit_cli.options import Size, debug_option, embedder_options, given, pa
 from embedkit_cli.output import note
 
 if TYPE_CHECKING:
-    from embedkit_cli.server.config import Limits, ServedPath
+    from embedkit_cli.server.config import Limits, ServedPath, ServerConfig
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -123,15 +123,8 @@ def serve(
     embedkit serve docs.index faq=faq.index --port 8080
     embedkit serve --embedder bundled
     """
-    from embedkit.errors import InputError, MissingExtraError
-
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as e:
-        raise MissingExtraError("embedkit serve", "serve") from e
+    from embedkit.errors import InputError
     from embedkit_cli.server.config import LOOPBACK, ServerConfig
-    from embedkit_cli.server.running import serve as run
 
     if not indexes and embedder is None:
         raise InputError("name an index to serve, or an embedder with --embedder")
@@ -143,22 +136,33 @@ def serve(
     own = embedder is not None
     if not own and (pairs or any(v is not None for v in options.values())):
         raise InputError("options of the embedder are given without --embedder: name it")
-    run(
-        ServerConfig(
-            indexes=_paths(indexes),
-            embedder=embedder,
-            embedder_options={**parse_pairs(pairs), **given(**options)} if own else {},
-            rerankers=_rerankers(rerankers),
-            host=host,
-            port=port,
-            keys=keys,
-            hosts=(*LOOPBACK, *hosts) if host in _LOOPBACK else hosts,
-            cors=cors,
-            refresh=refresh,
-            access_log=access_log,
-            limits=_limits(max_body, max_texts, max_queue, timeout, client_timeout),
-        )
+    config = ServerConfig(
+        indexes=_paths(indexes),
+        embedder=embedder,
+        embedder_options={**parse_pairs(pairs), **given(**options)} if own else {},
+        rerankers=_rerankers(rerankers),
+        host=host,
+        port=port,
+        keys=keys,
+        hosts=(*LOOPBACK, *hosts) if host in _LOOPBACK else hosts,
+        cors=cors,
+        refresh=refresh,
+        access_log=access_log,
+        limits=_limits(max_body, max_texts, max_queue, timeout, client_timeout),
     )
+    _run(config)
+
+
+def _run(config: ServerConfig) -> None:
+    from embedkit.errors import MissingExtraError
+
+    try:
+        from embedkit_cli.server.running import serve as run
+    except ModuleNotFoundError as e:
+        if (e.name or "").startswith("embedkit"):
+            raise
+        raise MissingExtraError("embedkit serve", "serve") from e
+    run(config)
 
 
 def _limits(

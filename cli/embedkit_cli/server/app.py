@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embedkit_cli.server import answers, describing, embeddings, mapping, schemas, searching
 from embedkit_cli.server.config import ServerConfig
-from embedkit_cli.server.errors import ApiError
+from embedkit_cli.server.errors import ApiError, as_api_error
 from embedkit_cli.server.gate import Gate
 from embedkit_cli.server.pages import add_pages
 from embedkit_cli.server.service import Service
@@ -70,7 +70,10 @@ def create_app(
 
     def add(method: str, path: str, endpoint: Endpoint, answer: Any, **takes: Any) -> None:
         async def handle(request: Request) -> Response:
-            return await endpoint(service, request)
+            try:
+                return await endpoint(service, request)
+            except Exception as e:  # before Starlette answers it in its own words
+                return as_api_error(e, request.scope["embedkit.id"]).response()
 
         # What FastAPI describes; the endpoint reads the request by itself.
         parameters = [

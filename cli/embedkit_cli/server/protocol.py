@@ -10,9 +10,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from embedkit_cli.server.config import Limits
 from embedkit_cli.server.errors import ApiError
 
-# Seconds without a byte taken after which a reader of a long answer is given up.
-_STUCK = 30.0
-
 
 def bounded(limits: Limits) -> type[HttpToolsProtocol]:
     """Return the protocol class for these limits; uvicorn makes one object a connection."""
@@ -81,9 +78,10 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
             unread = self.transport.get_write_buffer_size()
             if unread:
                 self._unread = unread
-                self.loop.call_later(_STUCK, self._give_up)
+                self.loop.call_later(limits.body_timeout, self._give_up)
 
         def _give_up(self) -> None:
+            """Let go of a reader who has taken nothing of a long answer for as long as a body may take to arrive."""
             unread = self.transport.get_write_buffer_size()
             if unread and unread >= self._unread:
                 self.transport.abort()

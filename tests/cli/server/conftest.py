@@ -46,14 +46,14 @@ class Held(Embedder):
     def _embed(self, texts):
         folder = pathlib.Path(os.environ["HELD_FOLDER"])
         with (folder / "calls").open("a") as calls:
-            calls.write(f"{len(texts)}\\\\n")
+            calls.write(f"{len(texts)} {any('small' in t for t in texts)}\\n")
         while (folder / "hold").exists():
             time.sleep(0.005)
         if any("poison" in t for t in texts):
             return np.full((len(texts), 16), np.nan)
         counts = np.array([np.bincount(np.frombuffer(t.lower().encode(), np.uint8) % 64, minlength=64) for t in texts])
         return np.sqrt(counts) @ self._matrix
-'''.replace("\\\\n", "\\n")
+'''
 
 
 class Answer(NamedTuple):
@@ -127,8 +127,16 @@ class Server:
     @property
     def calls(self) -> list[int]:
         """How many texts each call of the plug-in had."""
+        return [int(count) for count, _ in self._calls()]
+
+    @property
+    def small_calls(self) -> list[int]:
+        """Which calls of the plug-in had a text with the word `small`."""
+        return [number for number, (_, small) in enumerate(self._calls()) if small == "True"]
+
+    def _calls(self) -> list[list[str]]:
         path = self.folder / "calls"
-        return [int(line) for line in path.read_text().split()] if path.exists() else []
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal; return the exit code and what was written on stderr."""

@@ -130,8 +130,24 @@ def test_many_slow_clients_hold_up_nobody(server: Server) -> None:
         connection.close()
 
 
-def test_a_client_that_does_not_read_or_leaves(server: Server) -> None:
-    """Clients that leave without their answer, with a reset too, cost the others nothing."""
+def test_a_client_that_does_not_read(server: Server) -> None:
+    """A long answer of which nothing is taken is given up after the client's time, and its connection closed."""
+    body = json.dumps({"input": ["some text"] * 2048, "model": "words.txt"}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        # Answers one after the other, more than the system's own buffers hold.
+        connection.sendall((_head("/v1/embeddings", f"Content-Length: {len(body)}") + body) * 12)
+        before = server.metric("process_open_fds")
+        end = time.monotonic() + 60
+        while server.metric("process_open_fds") >= before:
+            assert time.monotonic() < end, "the connection stays"
+            time.sleep(0.1)
+
+
+def test_clients_that_leave(server: Server) -> None:
+    """Clients that leave without their answer, by a reset, cost the others nothing."""
     body = json.dumps({"input": ["some text"] * 500}).encode()
     for _ in range(20):
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.conftest import Invoke
 from tests.cli.server.conftest import Server, Start, wait_for
 
 
@@ -33,11 +34,11 @@ def test_one_line_says_that_it_serves(server: Server, start: Start) -> None:
     assert server.line == f"serving 2 indexes at {server.url} (Ctrl-C stops)\n"
     alone = start("--embedder", "held")
     assert alone.line == f"serving embeddings of held at {alone.url} (Ctrl-C stops)\n"
-    assert alone.get("/indexes").json == {"indexes": []}
+    assert alone.get("/indexes").json == {"indexes": [], "rerankers": []}
     assert alone.post("/search", {"query": "a"}).message == "this server serves no index, embeddings only"
 
 
-def test_what_cannot_be_served(environment: dict[str, str], shop_index: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_served(invoke: Invoke, shop_index: Path, tmp_path: Path) -> None:
     """A wrong index, name, option or key file is one sentence and exit code 2, before anything listens."""
     (tmp_path / "empty").write_text("# no key\n\n")
     other = tmp_path / "shop"
@@ -48,7 +49,6 @@ def test_what_cannot_be_served(environment: dict[str, str], shop_index: Path, tm
         (tmp_path,): "holds no embedkit index",
         (shop_index, other): "two indexes are called 'shop': name one of them otherwise",
         (shop_index, f"shop={other}"): "two indexes are called 'shop'",
-        (shop_index, "--embedder", "nothing"): "unknown embedder 'nothing'",
         (shop_index, "--dim", "8"): "options of the embedder are given without --embedder",
         (shop_index, "--api-key-file", tmp_path / "empty"): "holds no key: write one a line",
         (shop_index, "--api-key-file", tmp_path / "none"): "cannot be read: No such file or directory",
@@ -58,7 +58,16 @@ def test_what_cannot_be_served(environment: dict[str, str], shop_index: Path, tm
         (shop_index, "--host", "256.0.0.1", "--insecure"): "--host 256.0.0.1 is no address of this machine",
     }
     for arguments, sentence in sentences.items():
-        assert sentence in _fails(environment, *arguments), arguments
+        done = invoke("serve", *arguments)
+        assert (done.exit_code, done.stdout) == (2, ""), arguments
+        (line,) = (line for line in done.stderr.splitlines() if not line.startswith("note: "))
+        assert sentence in line, arguments
+
+
+def test_an_embedder_that_cannot_be_opened(environment: dict[str, str], shop_index: Path) -> None:
+    """What fails only while it opens ends the server with the same sentence and code."""
+    said = _fails(environment, shop_index, "--embedder", "nothing", "--port", "0")
+    assert said.startswith("unknown embedder 'nothing'")
 
 
 def test_a_port_in_use(environment: dict[str, str], shop_index: Path) -> None:
