@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from embedkit_cli.server.config import Limits
 from embedkit_cli.server.errors import ApiError
@@ -20,6 +20,7 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
         _timer: asyncio.TimerHandle | None = None
         _head = 0
         _unread = 0
+        _answering: RequestResponseCycle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -30,6 +31,9 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._cancel()
+            # uvicorn tells the request that came last; of several in a row it is an earlier one that is being answered.
+            if self._answering is not None:
+                self._answering.disconnected = True
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -46,6 +50,10 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self._cancel()
             super().on_headers_complete()
+
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+            self._answering = cycle
+            super()._start_asgi_task(cycle, app)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
