@@ -27,6 +27,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "index": Entry("indexing", "index", "Store a corpus as an index, or bring an index into step with it."),
     "search": Entry("searching", "search", "Search an index, or several as one, under one task or several."),
+    "context": Entry("context", "context", "Print what a search finds as cited passages for a prompt."),
     "tasks": Entry("tasks", "tasks", "List the tasks a query can be asked under."),
     "embedders": Entry("embedders", "embedders", "List the installed embedders and model presets."),
     "info": Entry("inspecting", "info", "Show what an index holds and what built it."),

@@ -30,8 +30,7 @@ class Cells:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        last: int = self._batches[-1].num_rows
-        return self._starts[-1] + last
+        return int(self._starts[-1] + self._batches[-1].num_rows)
 
     def cell(self, row: int, name: str) -> Any:
         """Return one cell; one named `metadata` is JSON, and decoded. Raises CorruptIndexError."""

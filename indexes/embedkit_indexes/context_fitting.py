@@ -12,8 +12,8 @@ from embedkit_indexes.corpus.splitting import whole_character
 
 # The end of a sentence, with the white space after it, in whatever script.
 _SENTENCE = re.compile(r"[.!?…؟։]['\")\]»”]*(?=\s)|[。！？｡।။។።][」』”）]*")
-# A rest of a passage that has fewer tokens is not worth its citation.
-_LEAST = 24
+# A beginning of a passage that has fewer tokens is not worth its citation; the second number is for the best passage.
+_LEAST, _LEAST_OF_BEST = 24, 8
 
 Fits = Callable[[Sequence[Block]], bool]
 
@@ -28,7 +28,8 @@ def fit(runs: Sequence[Run], fits: Fits, count: Callable[[str], int]) -> list[Bl
     chosen = blocks[:whole]
     if whole < len(runs):
         short = _shortened(runs[whole], lambda block: fits([*chosen, block]))
-        if short is not None and (not chosen or not short.cut or count(short.text) >= _LEAST):
+        least = _LEAST if chosen else _LEAST_OF_BEST
+        if short is not None and (not short.cut or count(short.text) >= least):
             return [*chosen, short]
     return chosen
 
