@@ -116,7 +116,8 @@ def serve(
 ) -> None:
     """Serve indexes over HTTP: a search API, embeddings as OpenAI's API has them, and a page at /.
 
-    An index is called by its directory's last name, or NAME=DIR. Without an index, --embedder is served alone.
+    An index is called by its directory's last name, or NAME=DIR. --embedder serves an embedder beside those of the
+    indexes, or alone; an index that it built is searched with it, and so on its --device.
 
     \b
     embedkit serve docs.index
