@@ -35,6 +35,8 @@ DESCRIPTION = CARD
 _MODELS = Path(__file__).resolve().parent.parent / "models"
 # Attention is fastest at lengths that are multiples of this: the padding costs less than it saves.
 _ROUND = 16
+# Padded tokens that one thread encodes before a second has begun.
+_SMALL = 64
 _FILES = (DESCRIPTION, "model.xml", "model.bin")
 _TOKENIZERS = (COMPACT, "tokenizer.json")  # either will do; the first is used
 
@@ -158,9 +160,17 @@ class OpenVINOEmbedder(Embedder):
         batches = plan_batches([len(i) for i in ids], self._token_budget, _ROUND)
         out = np.empty((len(ids), self.info.full_dim or self.info.dim), dtype=np.float32)
         if len(batches) == 1:
-            request = self._query_graph.create_infer_request()
-            out[batches[0]] = request.infer(self._padded(ids, batches[0]), share_inputs=True)[0]
-            return out
+            size = sum(round_up(len(i), _ROUND) for i in ids)
+            # The graph for batches is worth its loading only to a process that encodes on and on, as a server does.
+            have_it = "_batch_graph" in self.__dict__
+            parts = min(thread_count(), len(ids))
+            if have_it and parts > 1 and size > _SMALL:
+                batches = [batches[0][part::parts] for part in range(parts)]
+            else:
+                graph = self._batch_graph if have_it and size <= _SMALL else self._query_graph
+                request = graph.create_infer_request()
+                out[batches[0]] = request.infer(self._padded(ids, batches[0], _ROUND), share_inputs=True)[0]
+                return out
         # A thread a stream, each with its own request: OpenVINO's own queue calls back into Python from its
         # threads, and its destructor then deadlocks on the interpreter lock.
         graph = self._batch_graph
@@ -187,7 +197,7 @@ class OpenVINOEmbedder(Embedder):
     def _padded(self, ids: list[list[int]], rows: list[int], multiple: int = 1) -> dict[int, Any]:
         import numpy as np
 
-        width = round_up(len(ids[rows[0]]), multiple)
+        width = min(round_up(len(ids[rows[0]]), multiple), self.info.max_length)
         tokens = np.full((len(rows), width), self._pad_id, dtype=np.int32)
         mask = np.zeros(tokens.shape, dtype=np.float32)
         for row, i in enumerate(rows):
