@@ -239,6 +239,8 @@ def test_overrides(folder: Path) -> None:
         ("stages.0.batch_size=[", "is no TOML value"),
         ("stages.0.batch_size=many", "stages.pretrain.batch_size = 'many' is text"),
         ("sed=3", "sed is unknown: did you mean seed?"),
+        ("stages.².batch_size=3", "names no item '²'"),
+        ("name=\udcff", "is not UTF-8"),
     ],
 )
 def test_wrong_overrides(folder: Path, override: str, expected: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedkit.errors import CorpusError, InputError
+from embedkit.errors import CorpusError, InputError, StoreError
 from embedkit_trainer.synthesis.brainstorm import brainstorm
 from embedkit_trainer.synthesis.generate import generate, plan_requests
 from embedkit_trainer.synthesis.pools import Growth, grow, read_pool, write_pool
@@ -82,6 +82,22 @@ def test_a_pool_edited_into_nonsense(line: str, expected: str, server: Scripted,
     assert len(server.requests) == asked
 
 
+@pytest.mark.parametrize("text", ['["a"]', '{"a": 1}', "[null]", "[true]", "[0", "[" * 5000])
+def test_a_broken_list_of_merged_answers(text: str, server: Scripted, tmp_path: Path) -> None:
+    """It is told before anything is asked; without it the answers are merged again."""
+    config = write_config(tmp_path, server.url)
+    sizes = brainstorm(load_synthesis(config)).sizes
+    asked = len(server.requests)
+    file = tmp_path / "out/pools/brainstorm/merged.json"
+    file.write_text(text)
+    more = load_synthesis(config, ["brainstorm.requests=3"])
+    with pytest.raises(StoreError, match=r"merged\.json cannot be read: take it away"):
+        brainstorm(more)
+    assert len(server.requests) == asked
+    file.unlink()
+    assert all(count == 5 + sizes[kind] for kind, count in brainstorm(more).sizes.items())
+
+
 def test_useless_answers_do_not_reach_a_pool(tmp_path: Path) -> None:
     """A brainstorm's failures are kept with their reason; the rest makes the pool."""
     with scripted(tmp_path, {"fault": "text", "value": '{"tasks": "one"}', "every": 2}) as server:
@@ -122,6 +138,7 @@ def test_rendering_is_strict() -> None:
     [
         ("no head", "has no head"),
         ("+++\ntype = \n+++\nx", "its head is no TOML"),
+        (f"+++\ntype = {'[' * 5000}\n+++\nx", "its head is no TOML"),
         ('+++\nstep = "generate"\n+++\nx', "type is missing"),
         ('+++\ntype = "sts"\nstep = "dance"\n+++\nx', "step is 'dance'"),
         ('+++\ntype = "sts"\nstep = "generate"\nplaceholder = 1\n+++\nx', "unknown key 'placeholder'"),

@@ -154,7 +154,7 @@ def test_the_folder_of_another_plan_is_refused(server: Scripted, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[1]", '{"digest": 3}', '{"format": 9, "digest": "a", "parts": {}}']
+    "text", ["", "{}", "[1]", "[" * 5000, '{"digest": 3}', '{"format": 9, "digest": "a", "parts": {}}']
 )
 def test_a_broken_plan_file(text: str, tmp_path: Path) -> None:
     """A plan.json that is none, or of another format, is one sentence."""

@@ -19,6 +19,9 @@ def parse_override(text: str, problems: list[str]) -> tuple[str, Any] | None:
     if not equals or not path or not value:
         problems.append(f"--set {text!r} is no key.path=value")
         return None
+    if any("\ud800" <= c <= "\udfff" for c in text):  # so the shell's bytes come that are no text
+        problems.append(f"--set {text!r} is not UTF-8: write it in that encoding")
+        return None
     try:
         return path, tomllib.loads(f"value = {value}")["value"]
     except (tomllib.TOMLDecodeError, KeyError, RecursionError):
@@ -82,7 +85,7 @@ def _holders(table: dict[str, Any], path: str, problems: list[str], origin: str)
 def _items(items: list[Any], key: str) -> list[int]:
     if key == "*":
         return list(range(len(items)))
-    if key.isdigit():
+    if key.isdecimal():
         return [int(key)] if int(key) < len(items) else []
     return [i for i, item in enumerate(items) if _name(item, i) == key]
 

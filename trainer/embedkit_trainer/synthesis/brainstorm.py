@@ -18,7 +18,7 @@ from embedkit_trainer.synthesis.running import Progress, RunReport
 from embedkit_trainer.synthesis.settings import SynthesisConfig, at_batch_prices
 from embedkit_trainer.synthesis.store import Store, read_records
 
-_FOLDER = "brainstorm"
+_FOLDER, _MERGED = "brainstorm", "merged.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ def brainstorm(
     if batch:
         config = at_batch_prices(config)
     plan = BrainstormPlan(config)
-    for kind in plan.kinds:
-        read_pool(
-            pool_path(config.pools, kind.name)
-        )  # what cannot be read is told before anything is paid for
     folder = Path(config.pools) / _FOLDER
+    # What cannot be read is told before anything is paid for.
+    for kind in plan.kinds:
+        read_pool(pool_path(config.pools, kind.name))
+    _read_merged(folder / _MERGED)
     with Store(folder, plan.digest, plan.parts) as store:
         told: dict[str, Any] = {"announce": announce, "tell": tell, "stop_wanted": stop_wanted}
         try:
@@ -67,7 +67,7 @@ def brainstorm(
 
 def _merge(config: SynthesisConfig, plan: BrainstormPlan, folder: Path) -> dict[str, Growth]:
     """Add the answers that are not in the pools yet, in the order of the requests."""
-    file = folder / "merged.json"
+    file = folder / _MERGED
     merged = _read_merged(file)
     fresh = sorted(
         (r for r in read_records(folder) if r["request"] not in merged), key=lambda r: int(r["request"])
@@ -90,8 +90,11 @@ def _read_merged(file: Path) -> set[int]:
     if not file.exists():
         return set()
     try:
-        return set(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as e:
+        numbers = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
+            raise ValueError
+        return set(numbers)
+    except (OSError, ValueError, RecursionError) as e:
         raise StoreError(
             f"{file} cannot be read: take it away, and all answers are added to the pools again"
         ) from e

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -163,6 +164,9 @@ def problems_of(config: SynthesisConfig) -> Iterator[str]:
         value = getattr(config.batch, key)
         if not 0 < value <= top:
             yield f"batch.{key} = {value} is out of range: give a number above 0, {top:,} at most"
+    for key in ("output", "pools", "rows", "templates"):
+        if "\0" in "".join(getattr(config, key)):
+            yield f"{key} holds the character U+0000, which no path has: take it out"
     yield from _weights(config)
     yield from _models(config)
     yield from _types(config)
@@ -200,8 +204,6 @@ def _weights(config: SynthesisConfig) -> Iterator[str]:
 
 
 def _models(config: SynthesisConfig) -> Iterator[str]:
-    from urllib.parse import urlsplit
-
     if not config.models:
         yield 'models is empty: add [[models]] with name = "…" and its base_url'
     if config.models and not any(m.share > 0 for m in config.models):
@@ -211,11 +213,12 @@ def _models(config: SynthesisConfig) -> Iterator[str]:
         yield f"models has {names.count(name)} called {name!r}: keep one"
     for i, model in enumerate(config.models):
         where = f"models.{model.name or i}"
-        parts = urlsplit(model.base_url)
         if not model.name:
             yield f"{where}.name is missing: write the model's name as the server knows it"
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            yield f"{where}.base_url is no web address: write it as {PUBLIC_URL}"
+        yield from _address(where, model.base_url)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.api_key_env):
+            # Its value is not shown: it may be the key itself.
+            yield f"{where}.api_key_env is no name of a variable: name the one that holds the key"
         if model.max_tokens < 16:
             yield f"{where}.max_tokens = {model.max_tokens} is too small: give 16 or more"
         for key, top in (
@@ -233,9 +236,26 @@ def _models(config: SynthesisConfig) -> Iterator[str]:
             yield f"{where} has one price of two: give price_input and price_output, per million tokens"
 
 
-def _types(config: SynthesisConfig) -> Iterator[str]:
-    import re
+def _address(where: str, base_url: str) -> Iterator[str]:
+    import ipaddress
+    from urllib.parse import urlsplit
 
+    try:
+        parts = urlsplit(base_url)
+        _ = parts.port  # refused where it is none
+        host = parts.hostname or ""
+        if "[" in parts.netloc:
+            ipaddress.IPv6Address(host.partition("%")[0])
+        usable = parts.scheme in ("http", "https") and bool(host)
+    except ValueError:
+        usable = False
+    if not usable or any(c.isspace() or not c.isprintable() for c in base_url):
+        yield f"{where}.base_url is no web address: write it as {PUBLIC_URL}"
+    elif "@" in parts.netloc:
+        yield f"{where}.base_url holds a user or a password: take them out, the key belongs into the variable of api_key_env"
+
+
+def _types(config: SynthesisConfig) -> Iterator[str]:
     for kind in config.types:
         texts = [kind.query, kind.positive, *([kind.negative] if kind.negative is not None else [])]
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", kind.name or ""):

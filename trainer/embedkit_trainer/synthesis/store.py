@@ -244,7 +244,7 @@ def read_plan(folder: str | Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found["digest"], str) or not isinstance(found["parts"], dict):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise StoreError(f"{file} cannot be read as a plan: put it back, or choose another output") from e
     if found.get("format") != _FORMAT:
         raise StoreError(

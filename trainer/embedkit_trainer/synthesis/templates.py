@@ -87,7 +87,7 @@ def read_template(path: Path) -> Template:
         raise InputError(f"template {path} holds {len(text):,} characters: {_LARGEST:,} are the most")
     try:
         head = tomllib.loads(parts[1])
-    except tomllib.TOMLDecodeError as e:
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
         raise InputError(f"template {path}: its head is no TOML: {e}") from e
     return _checked(path, head, parts[2].strip() + "\n")
 
