@@ -81,7 +81,7 @@ async def search(service: Service, request: Request) -> Response:
         loop = asyncio.get_running_loop()
         content = await loop.run_in_executor(service.searchers, _found, service, question, asked)
     except InputError as e:
-        raise invalid(str(e).replace(str(served.directory), served.name)) from None
+        raise invalid(str(e).replace(str(served.directory), served.name), _field(e, body)) from None
     finally:
         service.searching -= 1
     return Response(content, media_type="application/json")
@@ -97,13 +97,23 @@ async def _encoded(index: Index, query: str, asked: list[Asked]) -> dict[Unit, N
 
 def _asked(body: SearchBody, index: Index, limits: Limits) -> list[Asked]:
     out = []
-    for task in body.tasks or ():
+    for number, task in enumerate(body.tasks or ()):
         if isinstance(task, str):
-            out.append(Asked(get_task(task, index.tasks), None))
+            try:
+                out.append(Asked(get_task(task, index.tasks), None))
+            except UnknownNameError as e:
+                raise invalid(str(e), f"tasks.{number}") from None
         else:
             check_text(task.instruction, limits, "tasks", "the instruction", visible=True)
             out.append(Asked(None, task.instruction))
     return out or [Asked(None, None)]
+
+
+def _field(error: InputError, body: SearchBody) -> str | None:
+    """Return the field that an index's complaint is about, None where it may be another."""
+    if body.lang is not None and str(error).startswith("unknown language"):
+        return "lang"
+    return "where" if body.where is not None else None
 
 
 def _condition(where: str | Mapping[str, Any] | None) -> Condition | None:

@@ -23,7 +23,23 @@ function excerpt(text, snippet) {
   };
 }
 
-function passage(hit) {
+// A title is embedded before its chunk's text, and stands above it here.
+export function withoutTitle(hit) {
+  const title = `${hit.title}\n`;
+  if (!hit.title || !hit.text.startsWith(title)) return hit;
+  const by = [...title].length;
+  const text = hit.text.slice(title.length).trimStart();
+  const cut = by + [...hit.text.slice(title.length)].length - [...text].length;
+  const { snippet } = hit;
+  return {
+    ...hit,
+    text,
+    snippet: snippet && snippet.end > cut ? { start: Math.max(0, snippet.start - cut), end: snippet.end - cut } : null,
+  };
+}
+
+function passage(found) {
+  const hit = withoutTitle(found);
   const cut = excerpt(hit.text, hit.snippet);
   // Marking all of a text marks nothing.
   const marked = cut.match && (cut.before || cut.after) ? h("mark", {}, cut.match) : cut.match;
@@ -68,7 +84,7 @@ export function hitDetails(hit) {
   return h(
     "div",
     { class: "details" },
-    h("p", { class: "whole", dir: "auto", lang: langAttribute(hit.lang) }, hit.text),
+    h("p", { class: "whole", dir: "auto", lang: langAttribute(hit.lang) }, withoutTitle(hit).text),
     facts(hit),
   );
 }

@@ -29,6 +29,7 @@ async function start() {
     await openIndex();
     clearProblems();
     draw();
+    if (!state.q && matchMedia("(hover: hover)").matches) byId("query").focus();
     await run();
   } catch (error) {
     fail(error, start);
@@ -98,7 +99,7 @@ async function run() {
     answer = null;
     busy(false);
     clearColumns();
-    byId("status").textContent = own >= 0 && state.q.trim() ? `Column ${own + 1} waits for its instruction.` : "";
+    byId("status").textContent = own >= 0 && state.q.trim() ? `Column ${own + 1} waits for its instruction.` : "Type a query and press Enter: every column searches the same vectors, each under its own task.";
     if (state.view === "map") await openMap(state, null);
     else closeMap();
     return;
@@ -153,21 +154,16 @@ function fail(error, again) {
     return;
   }
   const param = error.param ?? "";
-  const column = /^tasks(\.(\d+))?/.exec(param) ?? (/^unknown task /.test(error.message) ? [] : null);
+  const column = /^tasks\.(\d+)/.exec(param);
   if (error.status === 401) askForKey(/wrong/.test(error.message) ? error.message : "", again);
   else if (error.status === 429 || error.status === 503) {
     tries += 1;
     if (tries <= RETRIES) countDown(error.message, error.retryAfter || 2, again);
     else notice(error.message, again);
   } else if (error.status === 404 && param === "index") notice(error.message, () => change({ index: indexes[0].name, lang: null }));
-  else if (column && state.columns.length) columnProblem(troubled(column[2], error.message), error.message);
+  else if (column && state.columns.length) columnProblem(Number(column[1]), error.message);
   else if (["query", "lang", "mode", "k", "where"].includes(param)) fieldProblem(param, error.message);
   else notice(error.message, again);
-}
-
-function troubled(number, message) {
-  if (number !== undefined) return Number(number);
-  return Math.max(0, state.columns.findIndex((c) => c.task !== undefined && message.includes(`'${c.task}'`)));
 }
 
 function changeTask(place, column) {

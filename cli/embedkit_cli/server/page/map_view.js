@@ -22,6 +22,7 @@ export function listenToMap(on) {
   plane.listen({ hover, pick, step });
   byId("zoom-in").addEventListener("click", () => plane.zoomBy(1.6));
   byId("zoom-out").addEventListener("click", () => plane.zoomBy(1 / 1.6));
+  byId("zoom-hits").addEventListener("click", plane.showHits);
   byId("zoom-fit").addEventListener("click", plane.showAll);
   byId("by-language").addEventListener("change", paint);
 }

@@ -8,20 +8,29 @@ const NEAR = 14;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 // The middle of what is seen, in the map's own units, and how many times it is enlarged.
 let view = { x: 0, y: 0, zoom: 1 };
-let scene = { x: [], y: [], shade: null, lit: [] };
+let scene = { x: [], y: [], shade: null, lit: [], wide: 1, high: 1 };
 let over = null;
 let picked = null;
 let waiting = 0;
 let moving = 0;
 let told = { pick: () => {}, hover: () => {} };
 
-const unit = () => (Math.min(canvas.clientWidth, canvas.clientHeight) / 2) * 0.94 * view.zoom;
-const toScreen = (x, y) => [canvas.clientWidth / 2 + (x - view.x) * unit(), canvas.clientHeight / 2 - (y - view.y) * unit()];
-const toPlane = (sx, sy) => [view.x + (sx - canvas.clientWidth / 2) / unit(), view.y - (sy - canvas.clientHeight / 2) / unit()];
+// The plane's axes mean nothing by themselves: each is stretched to fill the frame.
+const unit = () => [
+  ((canvas.clientWidth / 2 - 16) / scene.wide) * view.zoom,
+  ((canvas.clientHeight / 2 - 16) / scene.high) * view.zoom,
+];
+const toScreen = (x, y, [ux, uy] = unit()) => [canvas.clientWidth / 2 + (x - view.x) * ux, canvas.clientHeight / 2 - (y - view.y) * uy];
+
+function toPlane(sx, sy) {
+  const [ux, uy] = unit();
+  return [view.x + (sx - canvas.clientWidth / 2) / ux, view.y - (sy - canvas.clientHeight / 2) / uy];
+}
 
 // `scene`: x, y of all dots; shade: palette number of each, or null; lit: [{chunk, x, y, colours, rank}].
 export function show(newScene) {
-  scene = newScene;
+  const reach = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
+  scene = { ...newScene, wide: reach(newScene.x), high: reach(newScene.y) };
   later();
 }
 
@@ -49,8 +58,9 @@ function draw() {
   context.clearRect(0, 0, width, height);
   const radius = Math.min(5, (scene.x.length > 5000 ? 1.6 : 2.8) * Math.sqrt(view.zoom));
   const shades = new Map();
+  const units = unit();
   scene.x.forEach((x, i) => {
-    const [sx, sy] = toScreen(x, scene.y[i]);
+    const [sx, sy] = toScreen(x, scene.y[i], units);
     if (sx < -9 || sy < -9 || sx > width + 9 || sy > height + 9) return;
     const shade = scene.shade ? scene.shade[i] : -1;
     if (!shades.has(shade)) shades.set(shade, new Path2D());
@@ -125,6 +135,15 @@ export function moveTo(x, y, zoom) {
 
 export const lookAt = (point) => moveTo(point.x, point.y, Math.max(view.zoom, 3));
 
+export function showHits() {
+  if (!scene.lit.length) return;
+  const [xs, ys] = [scene.lit.map((hit) => hit.x), scene.lit.map((hit) => hit.y)];
+  const ends = (values) => [Math.min(...values), Math.max(...values)];
+  const [[x1, x2], [y1, y2]] = [ends(xs), ends(ys)];
+  const share = Math.max((x2 - x1) / scene.wide, (y2 - y1) / scene.high) / 2;
+  moveTo((x1 + x2) / 2, (y1 + y2) / 2, 0.85 / Math.max(share, 0.04));
+}
+
 export const showAll = () => moveTo(0, 0, 1);
 
 export function zoomBy(factor, sx = canvas.clientWidth / 2, sy = canvas.clientHeight / 2) {
@@ -137,7 +156,8 @@ export function zoomBy(factor, sx = canvas.clientWidth / 2, sy = canvas.clientHe
 }
 
 function pan(dx, dy) {
-  view = { ...view, x: view.x - dx / unit(), y: view.y + dy / unit() };
+  const [ux, uy] = unit();
+  view = { ...view, x: view.x - dx / ux, y: view.y + dy / uy };
   later();
 }
 
@@ -151,8 +171,9 @@ function nearest(sx, sy) {
     if (away < least) [best, least] = [hit, away];
   }
   if (best) return best;
+  const units = unit();
   scene.x.forEach((px, i) => {
-    const [x, y] = toScreen(px, scene.y[i]);
+    const [x, y] = toScreen(px, scene.y[i], units);
     const away = (x - sx) ** 2 + (y - sy) ** 2;
     if (away < least) [best, least] = [{ dot: i, x: px, y: scene.y[i] }, away];
   });
@@ -202,6 +223,7 @@ export function listen(on) {
     else if (event.key === "+" || event.key === "=") zoomBy(1.4);
     else if (event.key === "-") zoomBy(1 / 1.4);
     else if (event.key === "0") showAll();
+    else if (event.key === "h") showHits();
     else if (event.key === "n" || event.key === "p") told.step(event.key === "n" ? 1 : -1);
     else return;
     event.preventDefault();
