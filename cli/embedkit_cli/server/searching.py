@@ -104,7 +104,7 @@ def _asked(body: SearchBody, index: Index, limits: Limits) -> list[Asked]:
             except UnknownNameError as e:
                 raise invalid(str(e), f"tasks.{number}") from None
         else:
-            check_text(task.instruction, limits, "tasks", "the instruction", visible=True)
+            check_text(task.instruction, limits, f"tasks.{number}", "the instruction", visible=True)
             out.append(Asked(None, task.instruction))
     return out or [Asked(None, None)]
 
