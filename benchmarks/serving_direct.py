@@ -1,7 +1,7 @@
 """Call embedkit without a server, for the time that HTTP and batching add.
 
-Reads from stdin one JSON object a line, `{"seconds", "texts": [[text, …], …]}` for `encode_document` or `{"seconds", "queries",
-"k"}` for `Index.search`, and answers with the milliseconds of each call. The argument is an embedder, or an index's folder.
+Reads from stdin one JSON object a line, `{"seconds", "calls"}`, and answers with the milliseconds of each call. The argument is
+an embedder, whose calls are lists of texts for `encode_document`, or an index's folder: queries for `Index.search`, ten hits each.
 """
 
 from __future__ import annotations
