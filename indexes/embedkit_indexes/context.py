@@ -152,7 +152,7 @@ def build_context(
         raise InputError(
             f"budget {config.budget} is too small: {least} tokens are needed without any passage"
         )
-    blocks = fit(runs, lambda some: tokens(some) <= config.budget, count)
+    blocks = fit(runs, tokens, count, config.budget)
     shown = {(block.index, chunk) for block in blocks for chunk in block.chunk_ids}
     wanted = [piece for run in runs for piece in run.pieces if piece.found]
     beyond = sum((piece.document[0], piece.chunk_id) not in shown for piece in wanted)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from embedkit_indexes.context_pieces import Piece, Run, joined
 from embedkit_indexes.lexical_tokens import tokenize
@@ -18,9 +20,10 @@ _LEAST_PART = 40
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A text to compare with: its words, its numbers in their order, and itself with single spaces."""
+    """A text to compare with: its words, the first and the last of them, its numbers in their order, and itself."""
 
     words: frozenset[str]
+    edges: frozenset[str]
     numbers: tuple[str, ...]
     folded: str
 
@@ -35,25 +38,27 @@ def without_duplicates(pieces: Iterable[Piece], near: float) -> tuple[list[Run],
     documents: dict[tuple[str, str], list[Piece]] = {}
     for piece in sorted(pieces, key=lambda p: p.rank):
         documents.setdefault(piece.document, []).append(piece)
+    texts = {text: _known(text) for text in {p.text for own in documents.values() for p in own}}
+    kept = _Kept(texts.values(), near)
     runs: list[Run] = []
-    kept: list[tuple[Piece, _Known]] = []
     copies: dict[tuple[tuple[str, str], int | str], list[tuple[Piece, bool]]] = {}
     left_out = 0
     for own in documents.values():
         new = []
         for piece in own:
-            known = _known(piece.text)
-            twin = next(((p, k) for p, k in kept if _alike(known, k, near)), None)
+            known = texts[piece.text]
+            twin = kept.twin(known) if len(documents) > 1 else None
             if twin is None:
-                new.append((piece, known))
+                new.append(piece)
                 continue
             left_out += piece.found
-            same = known.folded in twin[1].folded
-            copies.setdefault((twin[0].document, twin[0].name), []).append((piece, same))
+            same = known.folded in texts[twin.text].folded
+            copies.setdefault((twin.document, twin.name), []).append((piece, same))
         # A neighbour whose chunk is told elsewhere has nothing left to stand beside.
-        here = [run for run in joined([piece for piece, _ in new]) if run.best.found]
-        shown = {piece.name for run in here for piece in run.pieces}
-        kept += [(piece, known) for piece, known in new if piece.name in shown]
+        here = [run for run in joined(new) if run.best.found]
+        for run in here:
+            for piece in run.pieces:
+                kept.add(piece, texts[piece.text])
         runs += here
     if copies:
         runs = [
@@ -74,18 +79,50 @@ def _with(piece: Piece, copies: Sequence[tuple[Piece, bool]]) -> Piece:
 
 def _known(text: str) -> _Known:
     folded = " ".join(unicodedata.normalize("NFKC", text).split())
-    words: set[str] = set()
-    for word in re.findall(r"\w+", folded.casefold()):
-        words.update(tokenize(word) if max(word) >= _FIRST_UNSPACED else (word,))
-    return _Known(frozenset(words), tuple(re.findall(r"\d+", folded)), folded)
+    found = re.findall(r"\w+", folded.casefold())
+    cut = [tuple(tokenize(word)) if max(word) >= _FIRST_UNSPACED else (word,) for word in found]
+    # Of a text within another one these may be parts of words.
+    edges = frozenset(word for words in (cut[0], cut[-1]) for word in words) if cut else frozenset()
+    words = frozenset(word for words in cut for word in words)
+    return _Known(words, edges, tuple(re.findall(r"\d+", folded)), folded)
 
 
-def _alike(new: _Known, old: _Known, near: float) -> bool:
-    if new.folded == old.folded:
-        return True
-    if _LEAST_PART <= len(new.folded) < len(old.folded) and new.folded in old.folded:
-        return True
-    few, many = sorted((len(new.words), len(old.words)))
-    if near >= 1 or few < near * many or new.numbers != old.numbers or not few:
+class _Kept:
+    """The chunks that stay, by their words, so that each new one is compared with few of them."""
+
+    def __init__(self, texts: Collection[_Known], near: float) -> None:
+        self._near = near
+        self._often = Counter(word for text in texts for word in text.words)
+        self._pieces: list[tuple[Piece, _Known]] = []
+        self._same: dict[str, Piece] = {}
+        self._by_word: dict[str, list[int]] = {}
+
+    def add(self, piece: Piece, text: _Known) -> None:
+        """Keep a chunk."""
+        self._same.setdefault(text.folded, piece)
+        for word in text.words:
+            self._by_word.setdefault(word, []).append(len(self._pieces))
+        self._pieces.append((piece, text))
+
+    def twin(self, text: _Known) -> Piece | None:
+        """Return the first chunk that says what this text says, None where none does."""
+        if text.folded in self._same:
+            return self._same[text.folded]
+        rare = sorted(text.words, key=lambda word: (self._often[word], word))
+        # Two sets that share so much of all their words share one of any few of either's: of the rarest as well.
+        few = rare[: len(rare) - ceil(self._near * len(rare)) + 1] if self._near < 1 else []
+        whole = (
+            [word for word in rare if word not in text.edges][:1] if len(text.folded) >= _LEAST_PART else []
+        )
+        for number in sorted({n for word in {*few, *whole} for n in self._by_word.get(word, ())}):
+            piece, other = self._pieces[number]
+            if (whole and text.folded in other.folded) or (few and _near(text, other, self._near)):
+                return piece
+        return None
+
+
+def _near(one: _Known, other: _Known, near: float) -> bool:
+    few, many = sorted((len(one.words), len(other.words)))
+    if few < near * many or one.numbers != other.numbers:
         return False
-    return len(new.words & old.words) >= near * len(new.words | old.words)
+    return len(one.words & other.words) >= near * len(one.words | other.words)

@@ -15,48 +15,51 @@ _SENTENCE = re.compile(r"[.!?…؟։]['\")\]»”]*(?=\s)|[。！？｡।။។
 # A beginning of a passage that has fewer tokens is not worth its citation; the second number is for the best passage.
 _LEAST, _LEAST_OF_BEST = 24, 8
 
-Fits = Callable[[Sequence[Block]], bool]
+Fits = Callable[[Block], bool]
 
 
-def fit(runs: Sequence[Run], fits: Fits, count: Callable[[str], int]) -> list[Block]:
-    """Return the blocks of the first runs that fit together, best first.
+def fit(
+    runs: Sequence[Run], tokens: Callable[[Sequence[Block]], int], count: Callable[[str], int], budget: int
+) -> list[Block]:
+    """Return the blocks of the first runs that fit together, best first; the last may be shortened.
 
-    `fits` says whether blocks, best first, stay within the budget when they are written out.
+    `tokens` counts blocks, best first, as they are written out together. They are counted one by one first, as tokenizers
+    take long for long texts; the count that decides is that of all.
     """
+    least = tokens(())
     blocks = [run.block() for run in runs]
-    whole = _most(len(blocks), lambda n: fits(blocks[:n]))
+    whole, sum_alone = 0, least
+    for block in blocks:
+        sum_alone += tokens([block]) - least
+        if sum_alone > budget:
+            break
+        whole += 1
+    while whole and tokens(blocks[:whole]) > budget:
+        whole -= 1
+    while whole < len(blocks) and tokens(blocks[: whole + 1]) <= budget:
+        whole += 1
     chosen = blocks[:whole]
-    if whole < len(runs):
-        short = _shortened(runs[whole], lambda block: fits([*chosen, block]))
-        least = _LEAST if chosen else _LEAST_OF_BEST
-        if short is not None and (not short.cut or count(short.text) >= least):
-            return [*chosen, short]
+    if whole == len(runs):
+        return chosen
+    room = budget - tokens(chosen)
+    short = _shortened(
+        runs[whole],
+        lambda block: tokens([block]) - least <= room,
+        lambda block: tokens([*chosen, block]) <= budget,
+    )
+    least_text = _LEAST if chosen else _LEAST_OF_BEST
+    if short is not None and (not short.cut or count(short.text) >= least_text):
+        return [*chosen, short]
     return chosen
 
 
-def _most(limit: int, fits: Callable[[int], bool]) -> int:
-    """Return a number up to `limit` that fits, 0 where 1 does not; the largest where every smaller one fits too."""
-    low, step = 0, 1
-    while low < limit and fits(min(limit, low + step)):
-        low = min(limit, low + step)
-        step *= 2
-    high = min(limit + 1, low + step)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _shortened(run: Run, fits: Callable[[Block], bool]) -> Block | None:
+def _shortened(run: Run, may_fit: Fits, fits: Fits) -> Block | None:
     """Return what fits of a run: the chunk that was found best with those beside it, or the beginning of that chunk."""
     pieces = run.pieces
     low = high = min(range(len(pieces)), key=lambda i: pieces[i].rank)
     (alone,) = joined([pieces[low]])
-    if not fits(alone.block()):
-        return _beginning(alone, fits)
+    if not (may_fit(alone.block()) and fits(alone.block())):
+        return _beginning(alone, may_fit, fits)
     best, grown = alone, True
     while grown:
         grown = False
@@ -64,22 +67,28 @@ def _shortened(run: Run, fits: Callable[[Block], bool]) -> Block | None:
             if first < 0 or last >= len(pieces):
                 continue
             wider = joined(pieces[first : last + 1])
-            if len(wider) == 1 and fits(wider[0].block()):
+            if len(wider) == 1 and may_fit(wider[0].block()) and fits(wider[0].block()):
                 best, low, high, grown = wider[0], first, last, True
                 break
     return best.block()
 
 
-def _beginning(run: Run, fits: Callable[[Block], bool]) -> Block | None:
-    text = run.text
-    at = _most(len(text) - 1, lambda n: fits(replace(run.block(length=n), cut=True)))
+def _beginning(run: Run, may_fit: Fits, fits: Fits) -> Block | None:
+    text, code = run.text, run.block().is_code
+    at, high = 0, len(text)
+    while high - at > 1:
+        middle = (at + high) // 2
+        if may_fit(replace(run.block(length=middle), cut=True)):
+            at = middle
+        else:
+            high = middle
     while at > 0:
-        at = _bound(text, at, run.block().is_code)
+        at = _bound(text, at, code)
         block = run.block(length=at)
-        # Fewer characters may make more tokens.
+        # Together with others it may be more than alone.
         if block.text and fits(block):
             return block
-        at -= 1
+        at -= 1 + at // 32
     return None
 
 

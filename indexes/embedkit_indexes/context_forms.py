@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal
 from urllib.parse import quote
@@ -23,6 +22,7 @@ _LONGEST_LABEL, _LONGEST_PLACE, _MOST_PLACES = 160, 400, 3
 _CUT = "[…]"
 # Marks that turn the direction of what follows them: in a title they would turn the citation.
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # What Markdown would act on although it is quoted: HTML, and links that are defined for the whole page.
 _ACTIVE = re.compile(r"<[A-Za-z/!?]|\]:")
 _MARKED = re.compile(r"([\\`*_\[\]<])")
@@ -112,10 +112,8 @@ def _one_line(text: str, limit: int) -> str:
 
 def clean(text: str) -> str:
     """Return a text without control characters but line breaks and tabs, so that it cannot steer a terminal."""
-    if text.isprintable():
-        return text
-    lines = text.replace("\r\n", "\n").replace("\u2028", "\n").replace("\u2029", "\n").replace("\r", "\n")
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else " " for c in lines)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROLS.sub(" ", lines.replace("\u2028", "\n").replace("\u2029", "\n"))
 
 
 def _body(block: Block) -> str:
