@@ -37,6 +37,21 @@ def plan_batches(lengths: Sequence[int], budget: int, multiple: int = 1) -> list
     return batches
 
 
+def share_batches(lengths: Sequence[int], budget: int, multiple: int, threads: int) -> list[list[int]]:
+    """Split as `plan_batches` does, few batches so that none of the threads that take them has much less to do."""
+    batches = plan_batches(lengths, budget, multiple)
+    parts = min(round_up(len(batches), threads), len(lengths))
+    if len(batches) >= 4 * threads or parts <= 1:
+        return batches
+    even = sum(round_up(length, multiple) for length in lengths) / parts
+    while even < budget:
+        batches = plan_batches(lengths, int(even), multiple)
+        if len(batches) <= parts:
+            return batches
+        even *= 1.05
+    return plan_batches(lengths, budget, multiple)
+
+
 @dataclass
 class BudgetedForward:
     """Run batches of token ids, halving the token budget each time the device is out of memory.

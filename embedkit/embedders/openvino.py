@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from embedkit.contract import EmbedderInfo
 from embedkit.embedder import Embedder
-from embedkit.embedders.batching import plan_batches, round_up
+from embedkit.embedders.batching import plan_batches, round_up, share_batches
 from embedkit.embedders.bundle_card import FILE as CARD
 from embedkit.embedders.bundle_card import read_card, too_long
 from embedkit.embedders.compact_tokenizer import FILE as COMPACT
@@ -157,20 +157,17 @@ class OpenVINOEmbedder(Embedder):
     def _vectors(self, ids: list[list[int]]) -> NDArray[np.float32]:
         import numpy as np
 
-        batches = plan_batches([len(i) for i in ids], self._token_budget, _ROUND)
+        lengths = [len(i) for i in ids]
+        batches = plan_batches(lengths, self._token_budget, _ROUND)
         out = np.empty((len(ids), self.info.full_dim or self.info.dim), dtype=np.float32)
-        if len(batches) == 1:
-            size = sum(round_up(len(i), _ROUND) for i in ids)
-            # The graph for batches is worth its loading only to a process that encodes on and on, as a server does.
-            have_it = "_batch_graph" in self.__dict__
-            parts = min(thread_count(), len(ids))
-            if have_it and parts > 1 and size > _SMALL:
-                batches = [batches[0][part::parts] for part in range(parts)]
-            else:
-                graph = self._batch_graph if have_it and size <= _SMALL else self._query_graph
-                request = graph.create_infer_request()
-                out[batches[0]] = request.infer(self._padded(ids, batches[0], _ROUND), share_inputs=True)[0]
-                return out
+        # The graph for batches is worth its loading only to a process that encodes on and on, as a server does.
+        have_it = "_batch_graph" in self.__dict__
+        small = sum(round_up(length, _ROUND) for length in lengths) <= _SMALL
+        if len(batches) == 1 and (small or len(ids) == 1 or not have_it):
+            request = (self._batch_graph if have_it and small else self._query_graph).create_infer_request()
+            out[batches[0]] = request.infer(self._padded(ids, batches[0], _ROUND), share_inputs=True)[0]
+            return out
+        batches = share_batches(lengths, self._token_budget, _ROUND, thread_count())
         # A thread a stream, each with its own request: OpenVINO's own queue calls back into Python from its
         # threads, and its destructor then deadlocks on the interpreter lock.
         graph = self._batch_graph

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedkit.embedders.batching import BudgetedForward, plan_batches, round_up
+from embedkit.embedders.batching import BudgetedForward, plan_batches, round_up, share_batches
 from embedkit.errors import EmbedderError
 
 lengths_of = st.lists(st.integers(1, 600), max_size=80)
@@ -33,6 +33,24 @@ def test_plan_fills_batches(lengths: list[int], budget: int) -> None:
     batches = plan_batches(lengths, budget)
     for batch, _ in pairwise(batches):
         assert (len(batch) + 1) * lengths[batch[0]] > budget
+
+
+@given(lengths_of, st.integers(1, 4000), st.integers(1, 4))
+def test_shared_plan_holds_every_row_once_under_the_budget(
+    lengths: list[int], budget: int, threads: int
+) -> None:
+    """A plan for several threads loses no row and keeps the budget."""
+    batches = share_batches(lengths, budget, 16, threads)
+    assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * round_up(max(lengths[i] for i in batch), 16) <= budget
+
+
+def test_shared_plan_gives_two_threads_alike_much() -> None:
+    """Eight passages that fill one batch and a bit are halved, not cut into seven and one."""
+    lengths = [150, 140, 120, 110, 100, 95, 90, 80]
+    work = [sum(round_up(lengths[i], 16) for i in batch) for batch in share_batches(lengths, 1024, 16, 2)]
+    assert len(work) == 2 and max(work) < 1.3 * min(work)
 
 
 class _Memory:
