@@ -199,15 +199,15 @@ def _seconds(seconds: float, kind: str, clients: int) -> float:
 
 
 def _row(told: dict[str, Any], kind: str, busy: float) -> dict[str, float]:
-    texts = told["requests"] * (DOCUMENTS if kind.startswith(str(DOCUMENTS)) else 1)
-    whole = told["seconds"] + 0.5
+    texts = DOCUMENTS if kind.startswith(str(DOCUMENTS)) else 1
     return {
-        "rate": texts / told["seconds"],
+        "rate": texts * told["requests"] / told["seconds"],
         "p50": percentile(told["ms"], 0.5),
         "p99": percentile(told["ms"], 0.99),
-        # The warm-up's work is in the CPU time.
-        "cpu": 1000 * busy / (texts * whole / told["seconds"]),
-        "generator": told["cpu"] / whole,
+        "cpu": 1000
+        * busy
+        / (texts * told["answers"]),  # of all that was answered, the warm-up and the rest too
+        "generator": told["cpu"] / told["seconds"],
     }
 
 

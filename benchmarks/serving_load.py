@@ -26,6 +26,7 @@ class Client(asyncio.Protocol):
     def __init__(self, requests: Any, measured_from: float, until: float) -> None:
         self.requests, self.measured_from, self.until = requests, measured_from, until
         self.times: list[float] = []
+        self.answers = 0
         self.others: Counter[int] = Counter()
         self.done = asyncio.get_running_loop().create_future()
 
@@ -58,6 +59,7 @@ class Client(asyncio.Protocol):
         if self.missing <= 0:
             status = int(self.head[9:12])
             now = time.perf_counter()
+            self.answers += 1
             if status != 200:
                 self.others[status] += 1
             elif self.measured_from <= now < self.until:
@@ -87,6 +89,7 @@ async def load(
     return {
         "requests": len(times),
         "seconds": seconds,
+        "answers": sum(protocol.answers for protocol in protocols),
         "ms": [round(t * 1000, 3) for t in times],
         "others": dict(sum((protocol.others for protocol in protocols), Counter())),
         "cpu": time.process_time() - busy,

@@ -2,7 +2,7 @@
 
     python benchmarks/serving_search.py --rounds 5 --seconds 3
 
-Two indexes: examples/corpus under the bundled embedder, and 100,000 passages of benchmarks/encode.py (ivf-pq) under a static
+Two indexes: examples/corpus under the bundled embedder, and 100,000 texts made of the passages of benchmarks/encode.py (ivf-pq) under a static
 embedder, whose encoding takes next to nothing. `direct` is a process that holds index or embedder and calls it; `health` is
 what the smallest answer of the same server costs. Built once under .bench/serving.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import sys
 from collections import defaultdict
@@ -48,7 +49,9 @@ def large() -> Path:
         from embedkit.embedders.static import split_words
         from embedkit_indexes import Document, EngineConfig, Index
 
-        texts = passages(ROWS, 1)
+        found, draw = [text.split() for text in passages(5000, 1)], random.Random(1)
+        # Halves of two, so that there are enough of them.
+        texts = [" ".join(draw.choice(found)[:50] + draw.choice(found)[-50:]) for _ in range(ROWS)]
         words = sorted({word for text in texts for word in split_words(text)})
         vectors = np.random.default_rng(0).standard_normal((len(words), 384)).astype(np.float16)
         with (FOLDER / "words.txt").open("w", encoding="utf-8") as file:
