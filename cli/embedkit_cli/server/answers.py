@@ -154,6 +154,57 @@ class Hit(BaseModel):
     snippet: Snippet | None = None
 
 
+class AlsoIn(BaseModel):
+    """Another place that says the same; `same` is false where the words differ a little."""
+
+    document_id: str
+    title: str
+    source: str
+    start: int | None
+    end: int | None
+    same: bool
+
+
+class Passage(BaseModel):
+    """A numbered passage; `start` and `end` count characters of the document, `cut` says that it ends early."""
+
+    number: int
+    text: str
+    document_id: str
+    title: str
+    heading: str
+    source: str
+    start: int | None
+    end: int | None
+    lang: str
+    score: float
+    chunk_ids: list[int]
+    index: str
+    metadata: dict[str, Any]
+    also_in: list[AlsoIn]
+    cut: bool
+
+
+class LeftOut(BaseModel):
+    """How many of the hits are in no passage, and why."""
+
+    duplicates: int
+    budget: int
+
+
+class ContextAnswer(BaseModel):
+    """Passages for a prompt; `tokens` counts `text`, `markdown` or the contents of `messages`, whichever is there."""
+
+    format: Literal["text", "markdown", "json", "messages"]
+    budget: int
+    tokens: int
+    left_out: LeftOut
+    blocks: list[Passage]
+    text: str | None = None
+    markdown: str | None = None
+    messages: list[dict[str, str]] | None = None
+
+
 class Result(BaseModel):
     """What one task found; `truncated` counts tokens of the query that were not read."""
 
@@ -165,6 +216,7 @@ class Result(BaseModel):
     took_ms: float
     encoded: str | None = None
     tokens: list[str] | None = None
+    context: ContextAnswer | None = None
 
 
 class SearchAnswer(BaseModel):

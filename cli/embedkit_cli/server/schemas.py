@@ -78,6 +78,19 @@ class TaskBody(_Body):
     instruction: str = Field(min_length=1)
 
 
+class ContextBody(_Body):
+    """How what is found is made passages for a prompt."""
+
+    budget: int = Field(
+        2000, ge=1, le=200_000, description="Most tokens of what `format` gives, citations too."
+    )
+    format: Literal["text", "markdown", "json", "messages"] = "text"
+    expand: int = Field(0, ge=0, le=100, description="Chunks before and after each hit to take in.")
+    order: Literal["score", "source"] = Field(
+        "score", description="Best passage first, or those of a document together."
+    )
+
+
 class SearchBody(_Body):
     """The body of POST /search."""
 
@@ -108,6 +121,10 @@ class SearchBody(_Body):
         True,
         description="Show the passage of each chunk that matches best: by the query's words (true), or by meaning, "
         "for which the passages are encoded.",
+    )
+    context: ContextBody | None = Field(
+        None,
+        description="Give each result's hits as numbered, cited passages for a language model's prompt too.",
     )
 
 

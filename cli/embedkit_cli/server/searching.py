@@ -15,6 +15,7 @@ from starlette.responses import Response
 from embedkit.errors import InputError, UnknownNameError
 from embedkit.tasks import Task, get_task
 from embedkit_cli.server.batching import Unit
+from embedkit_cli.server.contexts import context_of
 from embedkit_cli.server.embedders import ServedEmbedder, prepared
 from embedkit_cli.server.embeddings import check_text
 from embedkit_cli.server.errors import ApiError, invalid, json_bytes
@@ -170,6 +171,8 @@ def _search(
     }
     if body.explain:
         out |= _explained(question.version, result, body.mode)
+    if body.context is not None:
+        out["context"] = context_of(question.version, result, body.context, body.mode, shown_source)
     return result, out
 
 

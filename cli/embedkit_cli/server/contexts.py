@@ -1,0 +1,34 @@
+"""What a search found as passages for a prompt: the field `context` of POST /search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedkit_cli.server.schemas import ContextBody
+    from embedkit_indexes import Index, SearchResult
+
+
+def context_of(
+    index: Index, result: SearchResult, body: ContextBody, mode: str, shown_source: Callable[[str], str]
+) -> dict[str, Any]:
+    """Return the passages of a result, and in the form asked for what is put into a prompt.
+
+    Raises InputError for a budget that is too small.
+    """
+    from embedkit_indexes import ContextConfig, build_context
+    from embedkit_indexes.context_counting import counter_of
+
+    config = ContextConfig(body.budget, body.format, body.expand, body.order)
+    count = None if mode == "lexical" else counter_of(index.embedder)
+    context = build_context(result, config, count_tokens=count, shown_source=shown_source)
+    out: dict[str, Any] = {"format": body.format, **context.to_dict()}
+    del out["question"]
+    if body.format == "markdown":
+        out["markdown"] = context.to_markdown()
+    elif body.format == "messages":
+        out["messages"] = context.to_messages()
+    if body.format in ("markdown", "messages"):
+        del out["text"]
+    return out
