@@ -126,6 +126,7 @@ def from_index(
     and length are drawn anew for each. Negatives are mined as `embedkit mine` does; with --judge the model reads the
     nearest passages, and the one that answers best becomes the positive.
     """  # fmt: skip
+    from embedkit.errors import InputError
     from embedkit_cli.mining import _window
     from embedkit_indexes import Index
     from embedkit_trainer.mining.negatives import MiningConfig
@@ -135,6 +136,8 @@ def from_index(
     first, last = _window(ranks)
     config = _drawn_from(own_config(load_synthesis(source, overrides), output), **drawn)
     index = Index.open(directory)
+    if Path(directory).resolve() in (there := Path(output).expanduser().resolve(), *there.parents):
+        raise InputError(f"{output} lies in the index that is read: choose another output")
     wanted = FromIndexConfig(
         task=task.strip(),
         origin=" where ".join((Path(directory).resolve().name, *([where] if where else []))),

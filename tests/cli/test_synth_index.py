@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,41 @@ def test_wrong_input_is_one_sentence(
     assert (result.exit_code, result.stdout) == (2, ""), result.stderr
     assert message in result.stderr and result.stderr.count("error: ") == 1
     assert not server.requests
+
+
+@pytest.mark.parametrize("below", ["", "rows"])
+def test_an_index_is_no_output(
+    invoke: Invoke, server: Scripted, sample_index: Path, tmp_path: Path, below: str
+) -> None:
+    """An output in the index that is read is refused, and nothing is asked."""
+    config = _config(tmp_path, server.url)
+    output = sample_index / below
+    result = invoke("synth", "from-index", sample_index, config, "--task", TASK, "-o", output)
+    assert result.exit_code == 2
+    assert "lies in the index that is read: choose another output" in result.stderr
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    "line", ["x", "{}", "[]", '{"draw": 0, "id": "a", "document_id": "b", "text": 5}', "[" * 5000]
+)
+def test_chunks_edited_into_nonsense(
+    invoke: Invoke, server: Scripted, sample_index: Path, tmp_path: Path, line: str
+) -> None:
+    """A line of chunks.jsonl that is no chunk is named, before anything is asked."""
+    config = _config(tmp_path, server.url, 5)
+    _record(invoke, sample_index, config)
+    file = Path("out/chunks.jsonl")
+    kept = file.read_text(encoding="utf-8").splitlines()[1:]
+    file.write_text("\n".join([line, *kept, ""]), encoding="utf-8")
+    asked = len(server.requests)
+    for examples in (5, 6):
+        wanted = ("--set", f"examples={examples}", "--task", TASK, "-o", "out", "--retry-failed")
+        shutil.rmtree("out/store", ignore_errors=True)
+        result = invoke("synth", "from-index", sample_index, config, *wanted)
+        assert result.exit_code == 2, repr(result.exception)
+        assert "chunks.jsonl, line 1 is no chunk: choose another output" in result.stderr
+    assert len(server.requests) == asked
 
 
 def test_an_output_belongs_to_task_and_index(

@@ -58,6 +58,22 @@ def test_a_key_where_its_variable_should_be(name: str, tmp_path: Path) -> None:
     assert "0123" not in str(told.value)
 
 
+@pytest.mark.parametrize("key", ["n", "max_tokens", "max_completion_tokens", "stream", "messages", "model"])
+def test_a_body_that_breaks_ceilings(key: str, tmp_path: Path) -> None:
+    """What would make an answer longer than was booked, or several of one, does not join a request."""
+    config = write_config(tmp_path, "http://host/v1", model=f"extra_body = {{ {key} = 3 }}")
+    with pytest.raises(InputError, match=rf"extra_body\.{key} would undo what the ceilings reckon with"):
+        load_synthesis(config)
+
+
+@pytest.mark.parametrize("value", ["nan", "[inf]", "1979-05-27"])
+def test_a_body_that_json_has_not(value: str, tmp_path: Path) -> None:
+    """TOML knows more values than JSON."""
+    config = write_config(tmp_path, "http://host/v1", model=f"extra_body = {{ x = {{ y = {value} }} }}")
+    with pytest.raises(InputError, match=r"models\.tiny\.extra_body holds what JSON has not"):
+        load_synthesis(config)
+
+
 @pytest.mark.parametrize("key", ["pools", "rows"])
 def test_a_path_with_a_null_character(key: str, tmp_path: Path) -> None:
     """No path holds one, so that it is refused where it stands."""

@@ -38,6 +38,13 @@ def _store(folder: Path, digest: str = "a") -> Store:
     return Store(folder, digest, PARTS | {"pool of long-long": digest})
 
 
+def test_one_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one is refused, whatever number a launcher of several processes gave it."""
+    monkeypatch.setenv("RANK", "1")
+    with _store(tmp_path), pytest.raises(StoreError, match="another run is writing in"), _store(tmp_path):
+        pass
+
+
 def test_what_was_stored_is_there_again(tmp_path: Path) -> None:
     """Examples, failures, what was spent and what is undone survive; a later success replaces a failure."""
     with _store(tmp_path) as store:

@@ -16,14 +16,20 @@ _FILE = "run.lock"
 
 @contextmanager
 def only_run(work: Path, doing: str = "training") -> Iterator[None]:
-    """Hold the lock of a work folder until the block ends; the system frees it when its owner dies, however it dies.
-
-    Of the processes of one run the first alone takes it. Raises StoreError where another run holds it, or where
-    the folder cannot be written.
-    """
+    """Hold the lock of a run of several processes, of which the first alone takes it. Raises as `only_process` does."""
     if os.environ.get("RANK", "0") != "0":
         yield
         return
+    with only_process(work, doing):
+        yield
+
+
+@contextmanager
+def only_process(work: Path, doing: str) -> Iterator[None]:
+    """Hold the lock of a work folder until the block ends; the system frees it when its owner dies, however it dies.
+
+    Raises StoreError where another process holds it, or where the folder cannot be written.
+    """
     try:
         work.mkdir(parents=True, exist_ok=True)
         handle = os.open(work / _FILE, os.O_RDWR | os.O_CREAT, 0o644)

@@ -57,9 +57,7 @@ class Sample:
         if self._file is None:
             self._file = self.path.open("rb")
         self._file.seek(self._offsets[number])
-        value = json.loads(self._file.readline())
-        value.pop("draw")
-        return Chunk(**value)
+        return _read(self._file.readline(), self.path, number + 1)[1]
 
     def close(self) -> None:
         """Close the file."""
@@ -71,7 +69,7 @@ class Sample:
         """Draw until there are `total`, every chunk at most `each` times; chunks with little text are passed over."""
         if len(self) >= total:
             return
-        seen = {(value["draw"], value["id"]) for value in self._values()}
+        seen = set(self._drawn())
         left = total - len(self)
         self.close()
         with replaced(self.path) as beside, beside.open("wb") as out:
@@ -99,16 +97,27 @@ class Sample:
                 self._offsets.append(at)
                 at += len(line)
 
-    def _values(self) -> Iterator[dict[str, int]]:
+    def _drawn(self) -> Iterator[tuple[int, int]]:
+        """Yield draw and id of each chunk."""
         if not self.path.exists():
             return
         with self.path.open("rb") as f:
             for number, line in enumerate(f, 1):
-                try:
-                    value = json.loads(line)
-                    yield {"draw": value["draw"], "id": value["id"]}
-                except (ValueError, KeyError, TypeError) as e:
-                    raise StoreError(f"{self.path}, line {number} is no chunk: choose another output") from e
+                draw, chunk = _read(line, self.path, number)
+                yield draw, chunk.id
+
+
+def _read(line: bytes, path: Path, number: int) -> tuple[int, Chunk]:
+    """Return the draw and the chunk of a line. Raises StoreError."""
+    try:
+        value = json.loads(line)
+        draw, chunk = value.pop("draw"), Chunk(**value)
+        texts = (chunk.document_id, chunk.text, chunk.title, chunk.lang)
+        if type(draw) is not int or type(chunk.id) is not int or not all(isinstance(t, str) for t in texts):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise StoreError(f"{path}, line {number} is no chunk: choose another output") from e
+    return draw, chunk
 
 
 def _is_usable(chunk: Chunk) -> bool:

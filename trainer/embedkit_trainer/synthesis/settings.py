@@ -14,6 +14,8 @@ from embedkit_trainer.synthesis.types import BUILT_IN, TaskType
 
 StructuredOutput = Literal["auto", "on", "off"]
 PUBLIC_URL = "https://api.openai.com/v1"
+#: What of a request is not for `extra_body`: several answers, or longer ones, would cost more than was booked.
+_OWN = frozenset(("model", "messages", "stream", "n", "max_tokens", "max_completion_tokens"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,7 @@ def _models(config: SynthesisConfig) -> Iterator[str]:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.api_key_env):
             # Its value is not shown: it may be the key itself.
             yield f"{where}.api_key_env is no name of a variable: name the one that holds the key"
+        yield from _extra_body(where, model)
         if model.max_tokens < 16:
             yield f"{where}.max_tokens = {model.max_tokens} is too small: give 16 or more"
         for key, top in (
@@ -234,6 +237,17 @@ def _models(config: SynthesisConfig) -> Iterator[str]:
                 yield f"{where}.{key} = {value} is out of range: give a number from 0 to {top:g}"
         if (model.price_input is None) != (model.price_output is None):
             yield f"{where} has one price of two: give price_input and price_output, per million tokens"
+
+
+def _extra_body(where: str, model: ModelConfig) -> Iterator[str]:
+    import json
+
+    for key in sorted(set(model.extra_body) & _OWN):
+        yield f"{where}.extra_body.{key} would undo what the ceilings reckon with: take it out, or see {where}.max_tokens"
+    try:
+        json.dumps(model.extra_body, allow_nan=False)
+    except (TypeError, ValueError) as e:
+        yield f"{where}.extra_body holds what JSON has not: {e}"
 
 
 def _address(where: str, base_url: str) -> Iterator[str]:

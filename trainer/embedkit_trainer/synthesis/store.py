@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from embedkit.errors import InputError, StoreError
 from embedkit_trainer.data.files import replaced, store_error
-from embedkit_trainer.saving.lock import only_run
+from embedkit_trainer.saving.lock import only_process
 from embedkit_trainer.synthesis.answers import Reason
 
 EXAMPLES, FAILURES = "examples", "failures"
@@ -70,7 +70,7 @@ class Store:
 
     def __enter__(self) -> Self:
         with ExitStack() as held:
-            held.enter_context(only_run(self.folder, "writing"))
+            held.enter_context(only_process(self.folder, "writing"))
             self._check_plan()
             for name in (EXAMPLES, FAILURES):
                 self._files[name] = shards = _Shards(self.folder, name)
