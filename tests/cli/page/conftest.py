@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.cli.conftest import SAMPLE
-from tests.cli.server.conftest import Server, embedkit, launch
+from tests.cli.conftest import SAMPLE, _run
+from tests.cli.server.conftest import Server, launch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -42,11 +43,16 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+def _build(settings: dict[str, str], source: Path, directory: Path) -> None:
+    done = _run("index", source, "-o", directory, env=settings, timeout=400)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="session")
 def corpus(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample corpus under the bundled embedder; only its map is ever written."""
     folder = tmp_path_factory.mktemp("page") / "corpus"
-    embedkit(settings, "index", SAMPLE / "corpus.jsonl", "-o", folder)
+    _build(settings, SAMPLE / "corpus.jsonl", folder)
     return folder
 
 
@@ -55,7 +61,7 @@ def notes(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     """Three documents: markup, letters outside the Basic Multilingual Plane, and nothing special."""
     folder = tmp_path_factory.mktemp("page-notes")
     (folder / "notes.jsonl").write_text("\n".join(map(json.dumps, NOTES)), encoding="utf-8")
-    embedkit(settings, "index", folder / "notes.jsonl", "-o", folder / "notes")
+    _build(settings, folder / "notes.jsonl", folder / "notes")
     return folder / "notes"
 
 
@@ -92,6 +98,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def show(browser: Browser, site: Server) -> Iterator[Open]:
     """Return a function that opens the page with a query and columns; no page asks another host or breaks its policy."""
+    sync_api = pytest.importorskip("playwright.sync_api")
     seen: list[str] = []
     problems: list[str] = []
     contexts = []
@@ -117,9 +124,8 @@ def show(browser: Browser, site: Server) -> Iterator[Open]:
         asked = [*state.items(), *(("task", name) for name in columns)]
         page.goto(f"{server.url}/?{urlencode(asked)}")
         if state.get("q") and "settled" not in state:
-            page.wait_for_function(
-                "!document.body.classList.contains('busy') && document.querySelector('#columns section')"
-            )
+            # The page is busy from the moment the columns are there until they are filled.
+            sync_api.expect(page.locator("body:not(.busy) #columns section").first).to_be_attached()
         return page
 
     yield go
@@ -128,6 +134,14 @@ def show(browser: Browser, site: Server) -> Iterator[Open]:
     assert not problems
     assert all(url.startswith(("http://127.0.0.1:", "data:")) for url in seen)
     assert seen
+
+
+def until(page: Page, expression: str, argument: Any = None) -> None:
+    """Wait until an expression holds; Playwright's own way of waiting is what the page's policy forbids."""
+    end = time.monotonic() + 30
+    while not page.evaluate(expression, argument):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(50)
 
 
 def documents(page: Page, column: int) -> list[str]:

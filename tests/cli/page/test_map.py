@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.cli.page.conftest import QUERY, Open, asked, chunks
+from tests.cli.page.conftest import QUERY, Open, asked, chunks, until
 from tests.cli.server.conftest import Server
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -41,14 +41,14 @@ def test_each_tasks_hits_light_up(show: Open, mapped: Server) -> None:
     """Every hit is lit in its task's colour, pies for several tasks; without a query nothing is."""
     page = show("qa", "bitext", view="map")
     expect(page.locator("#map")).to_have_attribute("data-lit", "0")
-    page.wait_for_function(f"({_PIXELS})('--dot') > 200")
+    until(page, f"({_PIXELS})('--dot') > 200")
     assert page.evaluate(_PIXELS, "--c0") == 0
     page.locator("#query").fill(QUERY)
     page.keyboard.press("Enter")
     results = asked(mapped, "qa", "bitext")
     unique = {chunk for result in results for chunk in chunks(result)}
     expect(page.locator("#map")).to_have_attribute("data-lit", str(len(unique)))
-    page.wait_for_function(f"({_PIXELS})('--c0') > 50 && ({_PIXELS})('--c2') > 50")
+    until(page, f"({_PIXELS})('--c0') > 50 && ({_PIXELS})('--c2') > 50")
     expect(page.locator("#map")).to_have_attribute("aria-label", f"Map of 313 chunks, {len(unique)} hits lit; the hits stand in the list beside it")  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_the_map_is_moved_by_keys_and_pointer(show: Open, mapped: Server) -> Non
     for key in ("+", "ArrowLeft", "ArrowUp", "-", "0", "h"):
         before = page.evaluate(picture)
         page.keyboard.press(key)
-        page.wait_for_function(f"before => {picture} !== before", arg=before)
+        until(page, f"before => {picture} !== before", before)
     page.keyboard.press("n")
     hit = asked(mapped, "qa")[0]["hits"][0]
     expect(page.locator("#map-card")).to_contain_text(hit["document_id"])
@@ -90,23 +90,23 @@ def test_the_map_is_moved_by_keys_and_pointer(show: Open, mapped: Server) -> Non
     page.mouse.move(*middle)
     before = page.evaluate(picture)
     page.mouse.wheel(0, -400)
-    page.wait_for_function(f"before => {picture} !== before", arg=before)
+    until(page, f"before => {picture} !== before", before)
     before = page.evaluate(picture)
     page.mouse.down()
     page.mouse.move(middle[0] + 80, middle[1] + 40, steps=4)
     page.mouse.up()
-    page.wait_for_function(f"before => {picture} !== before", arg=before)
+    until(page, f"before => {picture} !== before", before)
 
 
 def test_chunks_are_coloured_by_language(show: Open, mapped: Server) -> None:
     """With the box checked a legend names the languages, and dots of several colours are drawn."""
     page = show("qa", view="map")
     expect(page.locator("#map")).to_have_attribute("data-status", "ready")
-    page.wait_for_function(f"({_PIXELS})('--dot') > 200")
+    until(page, f"({_PIXELS})('--dot') > 200")
     assert page.evaluate(_PIXELS, "--c1") == 0
     page.get_by_label("Colour all chunks by language").check()
     expect(page.locator("#map-legend")).to_contain_text("English")
-    page.wait_for_function(f"({_PIXELS})('--c0') > 50 && ({_PIXELS})('--c1') > 20")
+    until(page, f"({_PIXELS})('--c0') > 50 && ({_PIXELS})('--c1') > 20")
 
 
 def test_a_missing_extra_is_named(show: Open) -> None:

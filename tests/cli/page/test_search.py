@@ -129,7 +129,7 @@ def test_options_choose_mode_depth_and_filter(show: Open, site: Server) -> None:
     page = show("qa", q=QUERY)
     page.get_by_text("Options", exact=True).click()
     page.get_by_label("Search by").select_option("lexical")
-    page.get_by_label("Hits").fill("3")
+    page.get_by_label("Hits", exact=True).fill("3")
     page.get_by_label("Filter").fill('kind = "passage"')
     page.get_by_label("Filter").press("Enter")
     wanted = chunks(asked(site, "qa", mode="lexical", k=3, where='kind = "passage"', snippets="words")[0])
@@ -203,7 +203,7 @@ def test_everything_is_reached_by_keys(show: Open) -> None:
 def test_the_index_is_chosen(show: Open, site: Server) -> None:
     """With several indexes a picker searches another, and the address says which."""
     page = show("qa", q="train to Lisbon")
-    page.get_by_label("Index", exact=True).select_option("notes")
+    page.locator("#index").select_option("notes")
     expect(page.locator("#about")).to_contain_text("3 documents")
     expect(page.locator(".hit")).to_have_count(3)
     assert documents(page, 0) == chunks(asked(site, "qa", query="train to Lisbon", index="notes")[0])

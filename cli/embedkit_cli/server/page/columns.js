@@ -66,14 +66,19 @@ function instruction(column, tasks, place, on) {
     placeholder: "Say what to find, then Enter", "aria-describedby": `column-${place}-problem`,
   });
   field.value = column.instruction;
+  let sent = false;
+  const send = () => {
+    // Drawing anew takes this field away, which browsers may tell as one more change.
+    if (sent || field.value === column.instruction) return;
+    sent = true;
+    on.change(place, { instruction: field.value });
+  };
   field.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
-    on.change(place, { instruction: field.value });
+    send();
   });
-  field.addEventListener("change", () => {
-    if (field.value !== column.instruction) on.change(place, { instruction: field.value });
-  });
+  field.addEventListener("change", send);
   return field;
 }
 
