@@ -137,6 +137,36 @@ def test_ctrl_c_waits_for_what_is_under_way(tmp_path: Path) -> None:
         assert len(server.requests) == _lines(store) < 400
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_every_wait(tmp_path: Path, kind: signal.Signals) -> None:
+    """What waits for its turn under requests_per_minute is not sent after a stop; the next run sends it."""
+    with scripted(tmp_path) as server:
+        config = write_config(tmp_path, server.url, more="requests_per_minute = 2", examples=8, shares=SHARES)
+        command = [sys.executable, "-m", "embedkit_cli.main", "synth", "generate", str(config)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        store = store_folder(load_synthesis(config))
+        while _lines(store) < 1:
+            time.sleep(0.01)
+        process.send_signal(kind)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "the same command goes on" in told
+        assert len(server.requests) == _lines(store) < 8
+
+
+def test_a_stop_ends_a_wait_between_two_tries(tmp_path: Path) -> None:
+    """A request that waits as a server asked is kept as unanswered at a stop, and the next run sends it again."""
+    with scripted(tmp_path, {"fault": "status", "value": [429, 30], "every": 2}) as server:
+        config = load_synthesis(write_config(tmp_path, server.url, examples=6, shares=SHARES))
+        answered = lambda: _lines(store_folder(config)) > 1  # noqa: E731
+        report = generate(config, stop_wanted=answered).run
+        assert report.stopped == "signal"
+        assert report.left
+    with scripted(tmp_path) as server:
+        config = load_synthesis(write_config(tmp_path, server.url, examples=6, shares=SHARES))
+        assert not generate(config).run.left
+
+
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     """A second run into the same folder is refused at once: it would pay twice."""
     with scripted(tmp_path) as server:

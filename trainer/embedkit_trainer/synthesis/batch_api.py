@@ -215,7 +215,7 @@ class BatchServer:
         raise AssertionError
 
     async def _backoff(self, again: _Again, attempt: int) -> None:
-        jitter = random.uniform(0, min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0**attempt))
+        jitter = random.uniform(0, min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(attempt, 30)))
         await self._pause((again.asked or 0.0) + jitter)
 
     async def _once(self, make: Callable[[], Awaitable[T]]) -> T:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from embedkit.errors import EmbedkitError, ServerError
 from embedkit_trainer.synthesis.answers import Reason, Rejected
 from embedkit_trainer.synthesis.budget import Budget, Exhausted, Forecast, forecast
-from embedkit_trainer.synthesis.client import Client, Messages
+from embedkit_trainer.synthesis.client import Client, Messages, Stopped
 from embedkit_trainer.synthesis.plan import Plan, PlannedRequest
 from embedkit_trainer.synthesis.recording import Recorder, Usage
 from embedkit_trainer.synthesis.store import Spent, Store
@@ -91,11 +91,14 @@ class Run:
         try:
             for model in config.models:
                 if model.share > 0 and self._goal:  # what is complete needs no key
-                    self._clients[model.name] = Client(model, config, self._budget)
+                    self._clients[model.name] = Client(model, config, self._budget, self._stop_wanted)
             numbers = self._store.undone(self._total, self._retry_failed)
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(min(config.concurrency, self._goal)):
                     tasks.create_task(self._work(numbers))
+        except BaseExceptionGroup as group:
+            # A bug's report is of use with the error itself.
+            raise group.exceptions[0] from None
         finally:
             for client in self._clients.values():
                 await client.close()
@@ -118,6 +121,8 @@ class Run:
                 await self._one(self._plan.request(number))
             except Exhausted as e:
                 self._stopped = self._stopped or e.ceiling
+            except Stopped:
+                self._stopped = self._stopped or "signal"
             except EmbedkitError as e:
                 self._error = self._error or e
             self._tell(self._progress())
@@ -138,10 +143,13 @@ class Run:
                 if e.reason not in _REPAIRED:
                     break
                 messages = _repair(messages, text, e.detail)
-            except Exhausted:
-                if rejected is None:
+            except (Exhausted, Stopped) as e:
+                if rejected is None and (isinstance(e, Exhausted) or not usage.attempts):
                     raise
-                break  # a ceiling stands before the repair: the answer that there was is kept as it is
+                # A ceiling or a stop stands before the repair: the answer that there was is kept as it is. What was tried
+                # without an answer is stored for what it may have cost; the next run sends it again.
+                rejected = rejected or Rejected(Reason.SERVER, "stopped before it was sent again")
+                break
             else:
                 self._recorder.answer(planned, answer, usage)
                 self._silent = 0
@@ -152,7 +160,7 @@ class Run:
     def _fail(self, planned: PlannedRequest, rejected: Rejected, text: str, usage: Usage) -> None:
         self._recorder.failure(planned, rejected, text, usage)
         self._silent = self._silent + 1 if rejected.reason is Reason.SERVER else 0
-        if self._silent >= _SILENT:
+        if self._silent >= _SILENT and not self._stop_wanted():
             raise ServerError(
                 f"{self._clients[planned.model.name].place} left {self._silent} requests on end unanswered "
                 f"({rejected.detail}): what was answered is stored; run the same command again later"
