@@ -160,11 +160,13 @@ class OpenVINOEmbedder(Embedder):
         lengths = [len(i) for i in ids]
         batches = plan_batches(lengths, self._token_budget, _ROUND)
         out = np.empty((len(ids), self.info.full_dim or self.info.dim), dtype=np.float32)
-        # The graph for batches is worth its loading only to a process that encodes on and on, as a server does.
+        # The graph for batches is worth its loading only to a process that encodes on and on, as a server does; a text
+        # that is alone is still soonest done by all threads.
         have_it = "_batch_graph" in self.__dict__
         small = sum(round_up(length, _ROUND) for length in lengths) <= _SMALL
         if len(batches) == 1 and (small or len(ids) == 1 or not have_it):
-            request = (self._batch_graph if have_it and small else self._query_graph).create_infer_request()
+            graph = self._batch_graph if have_it and len(ids) > 1 else self._query_graph
+            request = graph.create_infer_request()
             out[batches[0]] = request.infer(self._padded(ids, batches[0], _ROUND), share_inputs=True)[0]
             return out
         batches = share_batches(lengths, self._token_budget, _ROUND, thread_count())
