@@ -1,7 +1,7 @@
 """Compare servers of embeddings on this machine's cores: texts a second, p50 and p99, arms in turn in short rounds.
 
     python benchmarks/serving.py --rounds 3 --seconds 4              (the weights of all-MiniLM-L6-v2, and the bundled embedder)
-    python benchmarks/serving.py --arm infinity --infinity .bench/serving/venv
+    python benchmarks/serving.py --arm infinity
 
 Server and load generator (a process of its own, the same for all) share the cores. Two kinds of requests: one short query of
 some 15 tokens, and eight passages of some 100. Passages are those of benchmarks/encode.py. infinity-emb needs an environment
