@@ -142,7 +142,7 @@ def build_context(
     asked, count = question or "", _checked(count_tokens or count_by_bytes)
 
     def tokens(blocks: Sequence[Block]) -> int:
-        placed = _placed(blocks, config.order)
+        placed = ordered(blocks, config.order)
         if config.form == "messages":
             return sum(count(m["content"]) for m in messages_of(placed, asked, shown_source))
         write = markdown_of if config.form == "markdown" else text_of
@@ -156,11 +156,11 @@ def build_context(
     shown = {(block.index, chunk) for block in blocks for chunk in block.chunk_ids}
     wanted = [piece for run in runs for piece in run.pieces if piece.found]
     beyond = sum((piece.document[0], piece.chunk_id) not in shown for piece in wanted)
-    placed = tuple(_placed(blocks, config.order))
+    placed = tuple(ordered(blocks, config.order))
     return Context(asked, placed, tokens(blocks), LeftOut(duplicates, beyond), config, shown_source)
 
 
-def _placed(blocks: Sequence[Block], order: Order) -> list[Block]:
+def ordered(blocks: Sequence[Block], order: Order) -> list[Block]:
     """Return blocks in their order and with their numbers; they come best first."""
     if order == "source":
         first: dict[tuple[str, str], int] = {}

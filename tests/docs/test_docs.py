@@ -51,6 +51,7 @@ _NEEDS = {
     "Use it in LlamaIndex": "llama_index.core",
     "Search nodes under several tasks": "llama_index.core",
     "Ask an index that the command line built": "llama_index.core",
+    "Passages for a prompt": "llama_index.core",
     "Keep an index in step in a pipeline": "llama_index.core",
     "Evaluate": "pytrec_eval",
     "Evaluate an embedder beyond retrieval": "sklearn",
