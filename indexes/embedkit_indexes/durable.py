@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from embedkit.errors import StoreError
 from embedkit.syncing import sync_file, sync_folder
@@ -159,6 +159,10 @@ class Pin:
         self._handle = os.open(path, os.O_RDONLY)
         with suppress(OSError):
             fcntl.flock(self._handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def __reduce__(self) -> NoReturn:
+        # A copy would close the same handle a second time: another file's by then.
+        raise TypeError("a pin is of its own process and object: open the index again instead of copying it")
 
     def __del__(self) -> None:
         if self._handle >= 0:

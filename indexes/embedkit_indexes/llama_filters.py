@@ -13,7 +13,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from embedkit.errors import InputError
-from embedkit_indexes.conditions import And, Condition, Not, Or, Source, Test
+from embedkit_indexes.conditions import DEEPEST, And, Condition, Not, Or, Source, Test
 from embedkit_indexes.llama_nodes import NODE_TYPE, SOURCE_ID, parts_of_id
 from embedkit_indexes.segment import FIELDS
 
@@ -173,8 +173,11 @@ def condition_of(
     Raises InputError for a filter that is none, or nested too deep.
     """
     parts: list[Condition] = []
-    if filters is not None and filters.filters:
-        parts.append(_group(filters))
+    if filters is not None and (not isinstance(filters, MetadataFilters) or filters.filters):
+        try:
+            parts.append(_group(filters))
+        except RecursionError:
+            raise InputError(f"the filter is nested more than {DEEPEST} levels deep: write it flatter") from None
     if node_ids is not None:
         parts.append(NodeIds(_checked(node_ids, "node_ids")))
     if doc_ids is not None:

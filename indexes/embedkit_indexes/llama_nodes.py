@@ -55,7 +55,10 @@ def stored_document(node: BaseNode, text: str) -> StoredDocument:
     The node's own metadata can be filtered by as any document's. What of the node stands in the text, or in the metadata,
     is not stored twice.
     """
-    record: dict[str, Any] = node.model_dump(mode="json")
+    try:
+        record: dict[str, Any] = node.model_dump(mode="json")
+    except ValueError as e:
+        raise InputError(f"node {node.node_id!r:.60} cannot be written as JSON ({e}): mend its metadata") from e
     record["embedding"] = None
     own: dict[str, Any] = record["metadata"]
     try:

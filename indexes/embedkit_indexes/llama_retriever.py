@@ -130,6 +130,9 @@ class EmbedkitRetriever(BaseRetriever):
         view._ask(None, instruction)
         return view
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> EmbedkitRetriever:
+        return copy.copy(self)  # over the same open index, which cannot be copied
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         index = self._index
         if self._follows and isinstance(index, Index):

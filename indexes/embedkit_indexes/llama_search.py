@@ -110,15 +110,14 @@ def search_mmr(
     """
     import numpy as np
 
+    k = make_request(None, None, k, lang=None, where=None, effort=None, mode="dense", weights=EVEN).k
     threshold = options.get("mmr_threshold")
     if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
         raise InputError(
             f"mmr_threshold is {threshold!r}: give a number from 0 (variety) to 1 (nearness alone)"
         )
-    depth = _prefetch(k, options)
-    scores, rows = snapshot.nearest(
-        vector[None, :], min(depth, len(snapshot)) or 1, snapshot.allowed(condition)
-    )
+    depth = min(_prefetch(k, options), len(snapshot)) or 1
+    scores, rows = snapshot.nearest(vector[None, :], int(depth), snapshot.allowed(condition))
     numbers = [n for n in (rows[0].tolist() if scores.size else []) if n >= 0]
     if not numbers:
         return ()
@@ -134,7 +133,7 @@ def search_mmr(
     return late_hits(Ranking(found, order), snapshot.places(order), {}, {})
 
 
-def _prefetch(k: int, options: dict[str, Any]) -> int:
+def _prefetch(k: int, options: dict[str, Any]) -> float:
     asked, factor = options.get("mmr_prefetch_k"), options.get("mmr_prefetch_factor")
     if asked is not None:
         if isinstance(asked, bool) or not isinstance(asked, int) or asked < k:
@@ -144,7 +143,7 @@ def _prefetch(k: int, options: dict[str, Any]) -> int:
         return asked
     if factor is not None and not (isinstance(factor, int | float) and 1 <= factor < float("inf")):
         raise InputError(f"mmr_prefetch_factor is {factor!r}: give a number from 1 on")
-    return max(_MMR_LEAST, int(k * (_MMR_FACTOR if factor is None else factor)))
+    return max(_MMR_LEAST, k * float(_MMR_FACTOR if factor is None else factor))
 
 
 def _vector(snapshot: Snapshot, number: int) -> Any:
@@ -174,8 +173,9 @@ def _unit_query(embedding: Sequence[float], dim: int, name: str) -> NDArray[np.f
     except (TypeError, ValueError):
         row = np.empty(0)
     if row.shape != (dim,):
+        found = f"has {row.size:,} numbers" if row.ndim == 1 else f"is no list of numbers (shape {row.shape})"
         raise InputError(
-            f"the query's vector has {row.size:,} numbers, the index {dim:,}: embed queries with {name}, which the "
+            f"the query's vector {found}, the index holds vectors of {dim:,}: embed queries with {name}, which the "
             "index was built with"
         )
     if not np.isfinite(row).all():

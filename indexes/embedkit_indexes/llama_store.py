@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,16 +120,26 @@ class EmbedkitVectorStore(AsyncVectorStore):
         of the node's text with the metadata that is meant to be embedded (else: with all metadata, or with none).
         """
         del add_kwargs
-        last = {node.node_id: node for node in nodes}
+        listed = list(nodes) if isinstance(nodes, Iterable) else [nodes]
+        for node in listed:
+            if not isinstance(node, BaseNode):
+                raise InputError(f"nodes holds {node!r:.60}, {type(node).__name__}: give a list of nodes")
+        last = {node.node_id: node for node in listed}
         if last:
             self._store(list(last.values()))
-        return [node.node_id for node in nodes]
+        return [node.node_id for node in listed]
 
     def _store(self, nodes: Sequence[BaseNode]) -> None:
         tried: list[ForeignVectorsError] = []
         for mode in sorted(_EMBEDDED, key=lambda m: m is not self._made_of):
             try:
-                self._store_as(nodes, [embedded_text(node, mode) for node in nodes])
+                texts = [embedded_text(node, mode) for node in nodes]
+            except InputError:
+                if mode is MetadataMode.EMBED and not tried:
+                    raise
+                continue  # nodes of metadata alone have no text without it
+            try:
+                self._store_as(nodes, texts)
                 self._made_of = mode
                 return
             except ForeignVectorsError as e:
@@ -275,6 +285,13 @@ class EmbedkitVectorStore(AsyncVectorStore):
     def _writing(self) -> threading.RLock:
         with _writers_lock:
             return _writers.setdefault(Path(self.path).resolve(), threading.RLock())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> EmbedkitVectorStore:
+        # The index it has open cannot be copied: the copy opens it anew.
+        given = self._given if self._given is not None else self.embedder
+        copied = type(self)(self.path, given, embedder_options=self._options)
+        copied.embedder = self.embedder
+        return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = self.embedder if self.embedder is not None else self._given

@@ -115,6 +115,23 @@ def test_too_deep_a_filter_is_refused() -> None:
         deep = group("not", deep)
     with pytest.raises(InputError, match="nested more than"):
         condition_of(deep)
+    for _ in range(5000):
+        deep = group("not", deep)
+    with pytest.raises(InputError, match="nested more than"):
+        condition_of(deep)
+
+
+@pytest.mark.parametrize("wrong", [{"a": 1}, "a == 1", where("a", "==", 1).filters])
+def test_what_is_no_filter_is_refused(wrong: Any) -> None:
+    """A dict, a text or a bare list in place of MetadataFilters is an InputError that says what to give."""
+    with pytest.raises(InputError, match=r"give MetadataFilters\("):
+        condition_of(wrong)
+
+
+def test_half_a_surrogate_pair_is_no_node_s_id(both: Both) -> None:
+    """An id that no stored text can hold finds nothing."""
+    assert both.ours.get_nodes(["\ud800"]) == []
+    assert both.ours.get_nodes(filters=where("name", "in", ["\ud800"])) == []
 
 
 def test_own_ids_of_the_user_are_found(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import pickle
 import subprocess
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 
 from embedkit.errors import FingerprintError, InputError
 from embedkit_indexes import ChunkConfig, Document, Index
+from embedkit_indexes.durable import Pin
 from embedkit_indexes.llama_index import EmbedkitEmbedding, EmbedkitVectorStore
 from tests.indexes.conftest import HashEmbedder
 from tests.indexes.llama_nodes import PEOPLE, Both, node, people, where
@@ -178,7 +180,10 @@ def test_mmr(store: EmbedkitVectorStore, both: Both, threshold: float | None) ->
     [
         ({"mode": VectorStoreQueryMode.SVM}, "'svm' is not supported: use one of default, mmr"),
         ({"query_embedding": None}, "no vector"),
-        ({"query_embedding": [1.0, 0.0]}, "2 numbers, the index 32: embed queries with hash-32"),
+        (
+            {"query_embedding": [1.0, 0.0]},
+            "2 numbers, the index holds vectors of 32: embed queries with hash-32",
+        ),
         ({"query_embedding": [float("nan")] * 32}, "NaN"),
         ({"mode": VectorStoreQueryMode.TEXT_SEARCH}, "needs words"),
         ({"mode": VectorStoreQueryMode.HYBRID, "query_str": "a", "alpha": 1.5}, "alpha is 1.5"),
@@ -468,3 +473,70 @@ def test_an_embedding_is_shared(tmp_path: Path, embedder: HashEmbedder) -> None:
     store.add(people(embedder))
     assert store.client is not None and store.client.embedder is embedding.model
     assert store.client.manifest.fingerprint == embedding.fingerprint
+
+
+def test_a_deep_copy_is_a_store_of_its_own(store: EmbedkitVectorStore, both: Both) -> None:
+    """A deep copy opens the index itself: what one adds, the other finds; a pin on its files is never copied."""
+    store.get_nodes()
+    again = copy.deepcopy(store)
+    assert again._index is None
+    again.delete_nodes([ALL[0]])
+    assert ids(store.get_nodes()) == ids(store.model_copy(deep=True).get_nodes()) == ALL[1:]
+    with pytest.raises(TypeError, match="open the index again"):
+        copy.copy(Pin(Path(store.path)))
+
+
+def test_nodes_may_come_from_a_generator(both: Both) -> None:
+    """The ids of all nodes are returned, also where they can be gone through once only."""
+    given = people(both.embedder)
+    assert both.ours.add(n for n in given) == ids(list(given))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [None, "text", ["text"], [TextNode(text="x"), None]])
+def test_what_is_no_node_is_refused(both: Both, wrong: Any) -> None:
+    """Whatever else is added is an InputError, and nothing is stored."""
+    with pytest.raises(InputError, match="give a list of nodes"):
+        both.ours.add(wrong)
+    assert both.ours.client is None
+
+
+def test_metadata_too_deep_to_be_stored(both: Both) -> None:
+    """Metadata that pydantic cannot write is an InputError that names the node."""
+    deep: Any = 1
+    for _ in range(400):
+        deep = {"a": deep}
+    bad = TextNode(id_="n", text="x", metadata={"m": deep}, excluded_embed_metadata_keys=["m"])
+    with pytest.raises(InputError, match="node 'n' cannot be written"):
+        both.ours.add([bad])
+
+
+def test_a_foreign_vector_of_metadata_alone(both: Both) -> None:
+    """A node without text is told that its vector is not the index's, not that it has no text."""
+    foreign = both.embedder.encode_document(["another text"])[0].tolist()
+    with pytest.raises(InputError, match="is not what hash-32 makes of it"):
+        both.ours.add([TextNode(text="", metadata={"a": "b"}, embedding=foreign)])
+
+
+def test_metadata_alone_after_vectors_of_text_alone(both: Both) -> None:
+    """What earlier nodes' vectors were made of does not keep a node of metadata alone out."""
+    alone = both.embedder.encode_document(["a text"])[0].tolist()
+    both.ours.add([TextNode(id_="t", text="a text", metadata={"a": "b"}, embedding=alone)])
+    both.ours.add([TextNode(id_="m", text="", metadata={"a": "b"})])
+    assert ids(both.ours.get_nodes()) == ["t", "m"]
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, None, "3"])
+@pytest.mark.parametrize("mode", ["default", "text_search", "hybrid", "mmr"])
+def test_wrong_numbers_of_results(store: EmbedkitVectorStore, both: Both, mode: str, k: Any) -> None:
+    """Each mode refuses a `similarity_top_k` that is no whole number from 1 on."""
+    query = both.query(k=k)
+    query.mode, query.query_str = VectorStoreQueryMode(mode), "ship"
+    with pytest.raises(InputError, match="k is"):
+        store.query(query)
+
+
+def test_a_prefetch_beyond_all_numbers(store: EmbedkitVectorStore, both: Both) -> None:
+    """However many nodes are to be looked at for variety, there are no more than there are."""
+    query = both.query(k=10)
+    query.mode = VectorStoreQueryMode.MMR
+    assert set(store.query(query, mmr_prefetch_factor=1e308).ids or []) == set(ALL)
