@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,6 +127,8 @@ def _checked(query: str, texts: Sequence[str]) -> list[str]:
         raise InputError("the query is empty: give it some text")
     if isinstance(texts, str):
         raise InputError(f"score takes a list of texts, got one string: write [{texts[:30]!r}]")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"texts is {texts!r:.60}, {type(texts).__name__}: give a list of texts")
     checked = list(texts)
     for i, text in enumerate(checked):
         if not isinstance(text, str):

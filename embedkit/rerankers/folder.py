@@ -51,8 +51,18 @@ class CrossEncoderFolder:
 def read_cross_encoder(root: Path) -> CrossEncoderFolder:
     """Read a folder of transformers or of sentence-transformers' CrossEncoder.
 
-    Raises InputError for an embedder, for a model of more than two labels, and for modules that are not known here.
+    Raises InputError for an embedder, for a model of more than two labels, for modules that are not known here, and for
+    values that no such file has.
     """
+    try:
+        return _read_folder(root)
+    except (TypeError, ValueError, KeyError, AttributeError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"{root} cannot be read as a cross-encoder ({e}): fetch or save it again") from e
+
+
+def _read_folder(root: Path) -> CrossEncoderFolder:
     model = root
     modules = _read(root / "modules.json", list)
     if modules:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,12 +58,13 @@ def read_ratings(text: str, count: int) -> dict[int, float]:
     scores = dict(answer).get("scores") if isinstance(answer, _Pairs) else None
     if not isinstance(scores, _Pairs):
         return {}
-    numbers = [name for name, _ in scores]
+    times = Counter(name for name, _ in scores)
     ratings: dict[int, float] = {}
     for name, value in scores:
-        if not (name.isascii() and name.isdigit() and len(name) < 6) or numbers.count(name) > 1:
+        # No leading zero: 01 would be a second rating of 1.
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", name) or times[name] > 1:
             continue
-        if 1 <= int(name) <= count and _is_rating(value):
+        if int(name) <= count and _is_rating(value):
             ratings[int(name)] = float(value)
     return ratings
 

@@ -39,14 +39,18 @@ def get_reranker(name_or_path: str, /, **options: Any) -> Reranker:
 
 
 def _split(spec: str) -> tuple[str, str]:
+    if not isinstance(spec, str):
+        raise InputError(
+            f"the reranker's name is {spec!r:.60}, {type(spec).__name__}: give a text, str(path) of a path"
+        )
     if not spec:
         raise InputError("the reranker's name is empty: give a folder, a Hugging Face id, or kind:model")
     kinds = list_rerankers()
     if spec in kinds:
         # A folder that happens to be called so is ./llm.
         return spec, ""
-    if Path(spec).expanduser().exists():
-        return "cross-encoder", str(Path(spec).expanduser())
+    if (folder := _existing(spec)) is not None:
+        return "cross-encoder", str(folder)
     kind, colon, model = spec.partition(":")
     if colon and kind in kinds:
         return kind, model
@@ -55,3 +59,11 @@ def _split(spec: str) -> tuple[str, str]:
             raise InputError(f"reranker path {spec!r} does not exist: check it")
         return "cross-encoder", spec
     return kind if colon else spec, ""
+
+
+def _existing(spec: str) -> Path | None:
+    try:
+        path = Path(spec).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # too long a name, a user who is not there
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,11 +79,15 @@ def test_plug_ins_come_through_the_same_door(plug_in: None) -> None:
         ("lmm:gpt", UnknownNameError, "did you mean llm"),
         ("./no/folder", InputError, "does not exist"),
         ("", InputError, "name is empty"),
+        (5, InputError, "name is 5, int: give a text"),
+        (Path("a"), InputError, r"str\(path\)"),
+        ("x" * 5000, UnknownNameError, "unknown reranker 'xxx"),
+        ("~nobody-of-this-name/x", InputError, "does not exist"),
         ("cross-encoder:", InputError, "needs a model"),
         ("embedder:bundld", UnknownNameError, "unknown embedder 'bundld': did you mean bundled"),
     ],
 )
-def test_wrong_names(plug_in: None, name: str, error: type[Exception], message: str) -> None:
+def test_wrong_names(plug_in: None, name: Any, error: type[Exception], message: str) -> None:
     """Each is one sentence, with the nearest names where there are any."""
     with pytest.raises(error, match=message):
         get_reranker(name)
@@ -96,6 +101,7 @@ def test_wrong_arguments(plug_in: None) -> None:
         ("\u200b", ["a"], "query is empty"),
         ("q", "text", "got one string"),
         ("q", ["a", 3], "text 1 is int"),
+        ("q", None, "texts is None"),
     ):
         with pytest.raises(InputError, match=message):
             reranker.score(query, texts)  # type: ignore[arg-type]

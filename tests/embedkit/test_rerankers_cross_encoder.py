@@ -155,6 +155,11 @@ def test_what_is_no_cross_encoder_is_refused(bert: Path, tmp_path: Path) -> None
     odd = {"sentence_transformers": {"activation_fn": "os.system"}}
     with pytest.raises(InputError, match=r"activation os\.system: known are Identity"):
         get_reranker(str(_changed(bert, tmp_path / "odd", "config.json", **odd)))
+    malformed: list[dict[str, Any]] = [{"architectures": 5}, {"id2label": None, "num_labels": "many"}]
+    for number, change in enumerate(malformed):
+        folder = _changed(bert, tmp_path / f"malformed-{number}", "config.json", **change)
+        with pytest.raises(InputError, match="cannot be read as a cross-encoder"):
+            get_reranker(str(folder))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no config\.json"):
         get_reranker(str(tmp_path / "empty"))

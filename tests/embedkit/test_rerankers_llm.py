@@ -119,6 +119,7 @@ def test_no_completion_is_no_crash(server: ChatServer, body: Any) -> None:
         ('{"scores": {"1": 7, "2": 0.5}}', {1: 7.0, 2: 0.5}),
         ('```json\n{"scores": {"1": 7}}\n```', {1: 7.0}),
         ('{"scores": {"1": 7, "1": 2, "2": 4}}', {2: 4.0}),
+        ('{"scores": {"1": 7, "01": 2, "002": 4}}', {1: 7.0}),
         ('{"scores": {"0": 1, "4": 1, "-1": 1, "01x": 1, "²": 1, "2": 10}}', {2: 10.0}),
         ('{"scores": {"1": NaN, "2": Infinity, "3": -0.1}}', {}),
         ('{"scores": {"1": true, "2": null, "3": [5]}}', {}),
@@ -133,6 +134,12 @@ def test_no_completion_is_no_crash(server: ChatServer, body: Any) -> None:
 def test_answers_are_read_strictly(text: str, expected: dict[int, float]) -> None:
     """Numbers from 0 to 10 for passages that are there, once each, in one JSON object; nothing else counts."""
     assert read_ratings(text, 3) == expected
+
+
+def test_an_answer_of_many_numbers_is_read() -> None:
+    """A server that rates two hundred thousand passages is read in one pass."""
+    many = "".join(f', "9{n}": 1' for n in range(200_000))
+    assert read_ratings(f'{{"scores": {{"2": 3{many}}}}}', 3) == {2: 3.0}
 
 
 def test_passages_are_data(server: ChatServer) -> None:
