@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import InputError
 from embedkit_indexes.context_blocks import AlsoIn, Block
-from embedkit_indexes.results import late_hits, own_text
-from embedkit_indexes.segment_format import HIDDEN, NODE_CONTENT
+from embedkit_indexes.results import late_hits, own_text, shown_metadata
+from embedkit_indexes.segment_format import NODE_CONTENT
 from embedkit_indexes.snapshot import Ranking
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def piece_of(hit: SearchHit, rank: int) -> Piece:
     return Piece(
         (hit.index, hit.document_id), hit.position, hit.position + 1, text,
         hit.start if known else None, hit.end if known else None, rank, score, hit.title, heading, hit.source,
-        hit.lang, hit.chunk_id, _shown(hit.metadata),
+        hit.lang, hit.chunk_id, shown_metadata(hit.metadata),
     )  # fmt: skip
 
 
@@ -88,12 +88,8 @@ def _piece_of_node(hit: SearchHit, record: Mapping[str, Any], rank: int, score: 
     return Piece(
         (hit.index, document), hit.document_id, after["node_id"] if isinstance(after, dict) else None, text,
         start if known else None, end if known else None, rank, score, hit.title, "", hit.source, hit.lang,
-        hit.chunk_id, _shown(hit.metadata),
+        hit.chunk_id, shown_metadata(hit.metadata),
     )  # fmt: skip
-
-
-def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metadata.items() if not name.startswith(HIDDEN)}
 
 
 def neighbours(hit: SearchHit, count: int) -> list[Piece]:

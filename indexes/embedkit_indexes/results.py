@@ -161,7 +161,7 @@ class SearchResult(_FromEmbedder):
         """Return plain JSON values, without the metadata that a program stored for itself (`_node_…`)."""
         # As `asdict` does, which takes as long as a search: it copies every string and number too.
         hits = tuple(
-            {name: getattr(hit, name) for name in _HIT} | {"metadata": _shown(hit.metadata)}
+            {name: getattr(hit, name) for name in _HIT} | {"metadata": shown_metadata(hit.metadata)}
             for hit in self.hits
         )
         told = {name: getattr(self, name) for name in _RESULT} | {"hits": hits}
@@ -178,7 +178,8 @@ def own_text(hit: SearchHit) -> str:
     return hit.text[span[0] : span[1]] or hit.text
 
 
-def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def shown_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy without what a program stored for itself (`_node_…`)."""
     return {name: deepcopy(value) for name, value in metadata.items() if not name.startswith(HIDDEN)}
 
 

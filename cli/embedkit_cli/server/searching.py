@@ -22,6 +22,7 @@ from embedkit_cli.server.errors import ApiError, invalid, json_bytes
 from embedkit_cli.server.schemas import SearchBody, check_filter, read_body
 from embedkit_cli.server.service import Service
 from embedkit_cli.server.snippets import by_words
+from embedkit_indexes.results import shown_metadata
 
 if TYPE_CHECKING:
     import numpy as np
@@ -223,7 +224,7 @@ def _hit(hit: SearchHit) -> dict[str, Any]:
         "source": shown_source(hit.source),
         "start": hit.start,
         "end": hit.end,
-        "metadata": hit.metadata,
+        "metadata": shown_metadata(hit.metadata),
         "cosine": hit.cosine,
         "bm25": hit.bm25,
         "rerank_score": hit.rerank_score,

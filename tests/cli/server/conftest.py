@@ -239,7 +239,7 @@ def shop_index(environment: dict[str, str], tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("shop")
     rows = [
         {"_id": "cancel", "title": "Plans", "text": "You can cancel your plan at any time. Go to the settings, and choose Cancel.", "year": 2020},
-        {"_id": "refund", "title": "Refunds", "text": "The law gives you two weeks to return what you bought.", "year": 2021},
+        {"_id": "refund", "title": "Refunds", "text": "The law gives you two weeks to return what you bought.", "year": 2021, "_node_file": "/srv/secret"},
         {"_id": "script", "title": "<b>bold</b>", "text": "<script>alert('found')</script> & \"quotes\" in a document", "year": 2022, "big": 10**30},
         {"_id": "deutsch", "title": "", "text": "Sie können Ihren Vertrag jederzeit in den Einstellungen kündigen.", "year": 2023},
     ]  # fmt: skip

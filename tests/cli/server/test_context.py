@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,15 @@ def test_the_budget_is_the_servers_embedders(server: Server) -> None:
     assert small["tokens"] <= 60 and small["left_out"]["budget"] + len(small["blocks"]) == 4
     answer = server.post("/search", {"query": "plan", "context": {"budget": 3, "format": "messages"}})
     assert answer.status == 400 and "budget 3 is too small" in answer.message
+
+
+def test_what_a_program_stored_for_itself_is_not_sent(server: Server) -> None:
+    """Metadata that begins with `_node_` leave neither in hits nor in a context; the rest does."""
+    body = {"query": "two weeks to return", "k": 4, "context": {"format": "json"}}
+    answer = server.post("/search", body)
+    (refund,) = [h for h in answer.json["results"][0]["hits"] if h["document_id"] == "refund"]
+    assert refund["metadata"] == {"year": 2021}
+    assert "_node_file" not in json.dumps(answer.json)
 
 
 def test_no_path_of_the_server_is_cited(server: Server, shop_index: Path) -> None:
