@@ -24,6 +24,7 @@ export function drawColumns(state, tasks, on) {
     );
     const head = h(
       "header", { class: "column-head" },
+      h("h2", { class: "visually-hidden" }, `Task ${nameOf(column)}`),
       h("div", { class: "row" }, taskSelect(column, tasks, place, on), remove),
       instruction(column, tasks, place, on), problem, told,
     );

@@ -5,7 +5,7 @@ import { langAttribute, languageName } from "./languages.js";
 import { changeOf } from "./ranking.js";
 
 const BEFORE = 90;
-const LENGTH = 340;
+const LENGTH = 300;
 
 // Python counts characters where JavaScript counts UTF-16 units.
 function excerpt(text, snippet) {

@@ -34,6 +34,7 @@ export function closeMap() {
 }
 
 export async function openMap(state, answer) {
+  if (answer !== shown.answer) pick(null);
   shown = { answer, state };
   drawLists();
   clearTimeout(timer);
@@ -177,9 +178,15 @@ function step(by) {
 
 const ranksSaid = (one) => one.ranks.map(([column, rank]) => `#${rank} under ${nameOf(shown.state.columns[column])}`).join(", ");
 
+let carded = [];
+
 function card(found) {
   const box = byId("map-card");
   box.hidden = !found;
+  // Drawn anew under a finger, a button would never be clicked.
+  const now = [found, picked];
+  if (now.every((one, i) => one === carded[i])) return;
+  carded = now;
   if (!found) return;
   const points = held.answer?.points;
   const hit = found.hit;
