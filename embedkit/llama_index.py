@@ -11,7 +11,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 from embedkit.embedder import Embedder
-from embedkit.errors import EmbedderError, MissingExtraError
+from embedkit.errors import EmbedderError, InputError, MissingExtraError
 from embedkit.registry import DEFAULT, get_embedder
 from embedkit.sharing import SharedEmbedder
 from embedkit.tasks import Task
@@ -65,6 +65,14 @@ class EmbedkitEmbedding(BaseEmbedding):
         embeddings_cache: BaseKVStore | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(embedder, str | Embedder):
+            raise InputError(
+                f"embedder is {embedder!r:.60}, {type(embedder).__name__}: give its name or an Embedder"
+            )
+        if not isinstance(embeddings_cache, BaseKVStore | None):
+            raise InputError(
+                f"embeddings_cache is {embeddings_cache!r:.60}: give a key-value store, such as SimpleKVStore()"
+            )
         model = _Model(embedder)
         found = model.embedder.fingerprint
         if fingerprint is not None and fingerprint != found:

@@ -165,6 +165,15 @@ async def test_event_loop_stays_free(embedding: EmbedkitEmbedding) -> None:
     assert model.most == 1
 
 
+def test_what_is_no_embedder_or_cache_is_refused(embedding: EmbedkitEmbedding) -> None:
+    """Both are one sentence, said when the embedding is made and not at its first use."""
+    wrong: Any = 5
+    with pytest.raises(InputError, match="embedder is 5, int: give its name"):
+        EmbedkitEmbedding(wrong)
+    with pytest.raises(InputError, match="embeddings_cache is 5: give a key-value store"):
+        EmbedkitEmbedding(embedding.model, embeddings_cache=wrong)
+
+
 def test_threads_take_turns(embedding: EmbedkitEmbedding) -> None:
     """Synchronous calls from several threads take turns too."""
     model = embedding._model.embedder
