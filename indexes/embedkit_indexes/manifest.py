@@ -122,11 +122,19 @@ class Manifest:
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values, to be read and not changed."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["segments"] = [asdict(segment) for segment in self.segments]
+        # Not by asdict, which copies each of their numbers.
+        plain["probes"] = [{"text": probe.text, "vector": probe.vector} for probe in self.probes]
+        return plain
 
-    def content(self) -> dict[str, Any]:
-        """Return what decides a version: all but its number, its time and its writer."""
+    def same_content(self, other: Manifest) -> bool:
+        """Say whether nothing that decides a version differs: all but its number, its time and its writer."""
+        # Files are never written twice under one name.
+        return self.names() == other.names() and self._content() == other._content()
+
+    def _content(self) -> dict[str, Any]:
         passing = ("generation", "updated", "version", "skipped")
         plain: dict[str, Any] = json.loads(json.dumps(self.to_dict()))
         return {k: v for k, v in plain.items() if k not in passing}

@@ -266,7 +266,7 @@ class Writer:
         )
         if self._anew:
             manifest = replace(manifest, created=manifest.updated)
-        elif base is not None and manifest.content() == base.content():
+        elif base is not None and manifest.same_content(base):
             manifest = base
         if manifest is not base:
             self._sealing = True
