@@ -177,7 +177,9 @@ def condition_of(
         try:
             parts.append(_group(filters))
         except RecursionError:
-            raise InputError(f"the filter is nested more than {DEEPEST} levels deep: write it flatter") from None
+            raise InputError(
+                f"the filter is nested more than {DEEPEST} levels deep: write it flatter"
+            ) from None
     if node_ids is not None:
         parts.append(NodeIds(_checked(node_ids, "node_ids")))
     if doc_ids is not None:

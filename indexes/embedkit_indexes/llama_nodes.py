@@ -58,7 +58,9 @@ def stored_document(node: BaseNode, text: str) -> StoredDocument:
     try:
         record: dict[str, Any] = node.model_dump(mode="json")
     except ValueError as e:
-        raise InputError(f"node {node.node_id!r:.60} cannot be written as JSON ({e}): mend its metadata") from e
+        raise InputError(
+            f"node {node.node_id!r:.60} cannot be written as JSON ({e}): mend its metadata"
+        ) from e
     record["embedding"] = None
     own: dict[str, Any] = record["metadata"]
     try:
