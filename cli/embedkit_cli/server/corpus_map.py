@@ -93,9 +93,9 @@ class CorpusMap:
     def _compute(self, index: Index, key: str) -> None:
         try:
             layout = self._laid_out(index, key)
+            write_layout(self._file, layout)
             with self._lock:
                 self._layout = layout
-            write_layout(self._file, layout)
         except Exception as e:
             if not self._closed:
                 log.error("the map of %s could not be computed", self._file.parent, exc_info=e)
