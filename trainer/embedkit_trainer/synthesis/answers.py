@@ -92,6 +92,14 @@ def parse_tasks(text: str, prompt: str, finish_reason: str = "stop") -> list[str
     return found
 
 
+def read_numbers(text: str, finish_reason: str, name: str) -> list[Any]:
+    """Return the list that is the answer's one field; what is in it is not looked at. Raises Rejected."""
+    value = _object(text, finish_reason)
+    if set(value) != {name} or not isinstance(value[name], list):
+        raise Rejected(Reason.WRONG_SCHEMA, f"the one field must be {name!r}, a list of numbers")
+    return list(value[name])
+
+
 def _object(text: str, finish_reason: str) -> dict[str, Any]:
     if len(text.encode(errors="replace")) > LARGEST:
         raise Rejected(Reason.TOO_LARGE, f"the answer exceeds {LARGEST // 1024} kB")

@@ -15,7 +15,7 @@ from typing import Any
 from embedkit.errors import InputError
 from embedkit_trainer.data.rows import Row
 from embedkit_trainer.mining.negatives import Candidate, MiningConfig, Scorer, Search, mine_negatives
-from embedkit_trainer.synthesis.answers import Reason, Rejected, _object
+from embedkit_trainer.synthesis.answers import Reason, Rejected, read_numbers
 from embedkit_trainer.synthesis.plan import PlannedRequest, RequestPlan
 from embedkit_trainer.synthesis.settings import SynthesisConfig
 from embedkit_trainer.synthesis.store import Store
@@ -118,10 +118,7 @@ class JudgeRequest(PlannedRequest):
 
     def parse(self, text: str, finish_reason: str) -> dict[str, Any]:
         """Return the verdict: places of the passages that answer, best first, and the passages. Raises Rejected."""
-        value = _object(text, finish_reason)
-        if set(value) != {"answers"} or not isinstance(value["answers"], list):
-            raise Rejected(Reason.WRONG_SCHEMA, "the one field must be 'answers', a list of numbers")
-        numbers = value["answers"]
+        numbers = read_numbers(text, finish_reason, "answers")
         if not all(type(n) is int and 1 <= n <= len(self.order) for n in numbers):
             raise Rejected(Reason.WRONG_SCHEMA, f"the numbers must lie between 1 and {len(self.order)}")
         if len(set(numbers)) < len(numbers):

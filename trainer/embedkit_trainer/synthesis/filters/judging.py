@@ -17,7 +17,7 @@ from typing import IO, Any, ClassVar
 
 from embedkit.errors import InputError, ServerError
 from embedkit_trainer.data.rows import Row
-from embedkit_trainer.synthesis.answers import Reason, Rejected, _object
+from embedkit_trainer.synthesis.answers import Reason, Rejected, read_numbers
 from embedkit_trainer.synthesis.filters.example import Changed, Dropped, Example, Outcome
 from embedkit_trainer.synthesis.filters.ranking import swapped
 from embedkit_trainer.synthesis.from_index_judge import JudgeStore, fill
@@ -115,10 +115,7 @@ class CaseRequest(PlannedRequest):
 
     def parse(self, text: str, finish_reason: str) -> dict[str, Any]:
         """Return the places of the case's texts, the best first. Raises answers.Rejected."""
-        value = _object(text, finish_reason)
-        if set(value) != {"ranking"} or not isinstance(value["ranking"], list):
-            raise Rejected(Reason.WRONG_SCHEMA, "the one field must be 'ranking', a list of numbers")
-        numbers, count = value["ranking"], len(self.order)
+        numbers, count = read_numbers(text, finish_reason, "ranking"), len(self.order)
         if not all(type(n) is int for n in numbers) or sorted(numbers) != list(range(1, count + 1)):
             raise Rejected(Reason.WRONG_SCHEMA, f"each of the numbers 1 to {count} must stand in it once")
         return {"ranking": [self.order[n - 1] for n in numbers]}
