@@ -154,6 +154,7 @@ def test_clients_that_leave(server: Server) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.sendall(_head("/v1/embeddings", f"Content-Length: {len(body)}") + body)
         connection.close()
+    assert server.post("/v1/embeddings", {"input": "another's text"}).status == 200
 
 
 @pytest.mark.parametrize(
@@ -301,6 +302,7 @@ def test_methods_that_no_route_takes(server: Server) -> None:
 def test_metrics_do_not_grow_with_what_is_asked(server: Server) -> None:
     """Unknown paths, models and indexes make no new labels."""
     server.get("/first-unknown")
+    server.post("/search", {"query": "a", "index": "first-unknown"})
     before = len(server.get("/metrics").body.splitlines())
     for i in range(50):
         server.get(f"/unknown-{i}")
