@@ -303,6 +303,7 @@ def test_metrics_do_not_grow_with_what_is_asked(server: Server) -> None:
     """Unknown paths, models and indexes make no new labels."""
     server.get("/first-unknown")
     server.post("/search", {"query": "a", "index": "first-unknown"})
+    server.get("/metrics")
     before = len(server.get("/metrics").body.splitlines())
     for i in range(50):
         server.get(f"/unknown-{i}")
