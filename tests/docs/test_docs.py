@@ -49,6 +49,7 @@ _NEEDS = {
     "Use a model folder": "transformers",
     "Use an OpenAI-compatible server": "openai",
     "Use it in LlamaIndex": "llama_index.core",
+    "In LlamaIndex": "llama_index.core",
     "Search nodes under several tasks": "llama_index.core",
     "Ask an index that the command line built": "llama_index.core",
     "Passages for a prompt": "llama_index.core",

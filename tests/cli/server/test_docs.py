@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -32,6 +33,24 @@ def test_the_blocks_run(start: Start, environment: dict[str, str], tmp_path: Pat
         )
         assert done.returncode == 0, f"{PAGE}, line {block.line}: {done.stdout}\n{done.stderr}"
         assert '"error"' not in done.stdout
+
+
+def test_the_readme_serves(start: Start, environment: dict[str, str], tmp_path: Path) -> None:
+    """The README's line serves an index from the command line, with a page at `/`, and its search answers under both tasks."""
+    shown = [b.code for b in blocks("README.md") if b.section == "See it, serve it"]
+    serve, ask = shown
+    words = serve.partition("#")[0].split()
+    assert words == ["embedkit", "serve", "my-index"]
+    (tmp_path / "plans.md").write_text("# Plans\n\nYou can cancel your plan at any time, in the settings.\n")
+    embedkit(environment, "index", tmp_path / "plans.md", "-o", tmp_path / words[-1])
+    server = start(tmp_path / words[-1])
+    assert b"<html" in server.get("/").body
+    command = ["sh", "-eu", "-c", ask.replace("http://127.0.0.1:8000", server.url)]
+    answer = json.loads(
+        subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    )
+    assert [result["task"] for result in answer["results"]] == ["qa", "duplicate"]
+    assert all(result["hits"][0]["title"] == "Plans" for result in answer["results"])
 
 
 def test_the_limits_are_those_that_hold() -> None:
