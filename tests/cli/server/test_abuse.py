@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import struct
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cli.server.conftest import Server, Start
+from tests.cli.server.conftest import Server
+from tests.cli.server.sockets import head, raw, rest, status
 
 MEGABYTE = 1_000_000
 
@@ -24,41 +21,14 @@ def _lives(server: Server) -> Iterator[None]:
     assert server.post("/v1/embeddings", {"input": "still there"}).status == 200
 
 
-def _raw(server: Server, data: bytes, seconds: float = 30) -> bytes:
-    """Send bytes as they are; return what came back until the server closed the connection."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
-        connection.sendall(data)
-        return _rest(connection)
-
-
-def _rest(connection: socket.socket) -> bytes:
-    seen = b""
-    try:
-        while part := connection.recv(65536):
-            seen += part
-    except ConnectionResetError:
-        pass
-    return seen
-
-
-def _status(answer: bytes) -> int:
-    return int(answer.split(b" ", 2)[1])
-
-
-def _head(path: str = "/v1/embeddings", *lines: str) -> bytes:
-    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
-
-
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/search", "/nothing", "/health"])
 def test_a_body_that_is_announced_too_large(server: Server, path: str) -> None:
     """Content-Length above the limit: 413, whether the body follows or not."""
     answer = server.post(path, b" " * (MEGABYTE + 1))
     assert (answer.status, answer.headers["connection"]) == (413, "close")
     assert answer.message == "the body is larger than 1,000,000 bytes: send less at a time"
-    assert _status(_raw(server, _head(path, f"Content-Length: {10**15}"))) == 413
-    assert (
-        _status(_raw(server, _head(path, f"Content-Length: {2 * MEGABYTE}", "Expect: 100-continue"))) == 413
-    )
+    assert status(raw(server, head(path, f"Content-Length: {10**15}"))) == 413
+    assert status(raw(server, head(path, f"Content-Length: {2 * MEGABYTE}", "Expect: 100-continue"))) == 413
 
 
 def test_a_chunked_body_that_never_says_its_length(server: Server) -> None:
@@ -66,95 +36,12 @@ def test_a_chunked_body_that_never_says_its_length(server: Server) -> None:
     before = server.metric("process_resident_memory_bytes")
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-        connection.sendall(_head("/v1/embeddings", "Transfer-Encoding: chunked"))
+        connection.sendall(head("/v1/embeddings", "Transfer-Encoding: chunked"))
         for _ in range(600):  # 39 MB
             connection.sendall(chunk)
         connection.sendall(b"0\r\n\r\n")
-        assert _status(_rest(connection)) == 413
+        assert status(rest(connection)) == 413
     assert server.metric("process_resident_memory_bytes") - before < 20 * MEGABYTE
-
-
-def test_an_endless_chunked_body_is_cut_off(server: Server) -> None:
-    """A client that never stops sending is answered 413 or 408 and disconnected."""
-    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-        connection.sendall(_head("/v1/embeddings", "Transfer-Encoding: chunked"))
-        with pytest.raises(OSError):
-            for _ in range(100_000):
-                connection.sendall(chunk)
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [b"", b"POST /search HT", b"POST /search HTTP/1.1\r\nHost: localhost\r\nX-Slow: a"],
-    ids=["no", "line", "headers"],
-)
-def test_a_client_whose_headers_do_not_come(server: Server, sent: bytes) -> None:
-    """A connection that stays silent, or stops in its headers, is closed after the client's time."""
-    began = time.monotonic()
-    answer = _raw(server, sent)
-    assert 1.5 < time.monotonic() - began < 20
-    assert (not answer) if not sent else _status(answer) == 408
-
-
-def test_headers_that_trickle(server: Server) -> None:
-    """A byte every now and then does not extend the time for the headers."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-        answer = b""
-        for byte in _head() * 40:
-            try:
-                connection.sendall(bytes([byte]))
-            except OSError:
-                break
-            time.sleep(0.05)
-        answer = _rest(connection)
-    assert answer == b"" or _status(answer) == 408
-
-
-def test_a_body_that_trickles(server: Server) -> None:
-    """A body that does not arrive in the client's time is answered 408 and the connection closed."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-        connection.sendall(_head("/v1/embeddings", "Content-Length: 1000") + b'{"input')
-        answer = _rest(connection)
-    assert _status(answer) == 408
-    assert b"the body did not arrive within 2 s" in answer
-
-
-def test_many_slow_clients_hold_up_nobody(server: Server) -> None:
-    """While 200 connections send half a request, others are answered."""
-    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(200)]
-    for connection in slow:
-        connection.sendall(_head("/v1/embeddings", "Content-Length: 1000") + b'{"input')
-    assert server.post("/v1/embeddings", {"input": "a"}).status == 200
-    for connection in slow:
-        connection.close()
-
-
-def test_a_client_that_does_not_read(server: Server) -> None:
-    """A long answer of which nothing is taken is given up after the client's time, and its connection closed."""
-    body = json.dumps({"input": ["some text"] * 2048, "model": "words.txt"}).encode()
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(60)
-        connection.connect(("127.0.0.1", server.port))
-        # Answers one after the other, more than the system's own buffers hold.
-        connection.sendall((_head("/v1/embeddings", f"Content-Length: {len(body)}") + body) * 12)
-        before = server.metric("process_open_fds")
-        end = time.monotonic() + 60
-        while server.metric("process_open_fds") >= before:
-            assert time.monotonic() < end, "the connection stays"
-            time.sleep(0.1)
-
-
-def test_clients_that_leave(server: Server) -> None:
-    """Clients that leave without their answer, by a reset, cost the others nothing."""
-    body = json.dumps({"input": ["some text"] * 500}).encode()
-    for _ in range(20):
-        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.sendall(_head("/v1/embeddings", f"Content-Length: {len(body)}") + body)
-        connection.close()
-    assert server.post("/v1/embeddings", {"input": "another's text"}).status == 200
 
 
 @pytest.mark.parametrize(
@@ -250,12 +137,12 @@ def test_names_that_are_paths(server: Server, name: str) -> None:
 )
 def test_huge_headers(server: Server, lines: list[str]) -> None:
     """Headers beyond 32 KiB are refused with 431, or the connection is closed while they still come."""
-    data = _head("/health", *lines)
+    data = head("/health", *lines)
     try:
-        answer = _raw(server, data)
+        answer = raw(server, data)
     except OSError:
         return
-    assert answer == b"" or _status(answer) == 431
+    assert answer == b"" or status(answer) == 431
 
 
 @pytest.mark.parametrize(
@@ -275,8 +162,8 @@ def test_huge_headers(server: Server, lines: list[str]) -> None:
 )
 def test_what_is_no_http(server: Server, data: bytes) -> None:
     """TLS, broken request lines and lengths, smuggling: 4xx or a closed connection, never 500."""
-    answer = _raw(server, data)
-    assert answer == b"" or 400 <= _status(answer) < 500
+    answer = raw(server, data)
+    assert answer == b"" or 400 <= status(answer) < 500
 
 
 def test_a_websocket_is_not_spoken(server: Server) -> None:
@@ -311,40 +198,3 @@ def test_metrics_do_not_grow_with_what_is_asked(server: Server) -> None:
     after = server.get("/metrics").body.splitlines()
     assert len(after) - before < 12
     assert not any(b"unknown" in line for line in after)
-
-
-def test_more_connections_than_it_takes(start: Start) -> None:
-    """A crowd of idle connections beyond the ceiling is turned away, and those inside are answered."""
-    server = start("--embedder", "held")
-    inside = server.connect()
-    inside.connect()
-    crowd = []
-    for _ in range(1100):
-        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-        crowd.append(connection)
-    inside.request("GET", "/health")
-    assert inside.getresponse().status == 200
-    assert _status(_rest(crowd[-1])) == 503
-    for connection in crowd:
-        connection.close()
-
-
-def test_two_hundred_clients_at_once(server: Server) -> None:
-    """Each of many clients at once gets the vector of its own text."""
-    alone = {
-        n: server.post("/v1/embeddings", {"input": "x" * n}).json["data"][0]["embedding"]
-        for n in range(1, 21)
-    }
-    wrong: list[int] = []
-
-    def ask(n: int) -> None:
-        told = server.post("/v1/embeddings", {"input": "x" * n}).json["data"][0]["embedding"]
-        if any(abs(a - b) > 1e-5 for a, b in zip(told, alone[n], strict=True)):
-            wrong.append(n)
-
-    threads = [threading.Thread(target=ask, args=(1 + i % 20,)) for i in range(200)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong

@@ -1,0 +1,142 @@
+"""Clients that are slow, stop reading, leave, or come in crowds: let go of, and nobody else waits for them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.server.conftest import Server, Start
+from tests.cli.server.sockets import head, raw, rest, status
+
+
+@pytest.fixture(autouse=True)
+def _lives(server: Server) -> Iterator[None]:
+    """After every abuse the server answers as before."""
+    yield
+    assert server.post("/v1/embeddings", {"input": "still there"}).status == 200
+
+
+def test_an_endless_chunked_body_is_cut_off(server: Server) -> None:
+    """A client that never stops sending is answered 413 or 408 and disconnected."""
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head("/v1/embeddings", "Transfer-Encoding: chunked"))
+        with pytest.raises(OSError):
+            for _ in range(100_000):
+                connection.sendall(chunk)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST /search HT", b"POST /search HTTP/1.1\r\nHost: localhost\r\nX-Slow: a"],
+    ids=["no", "line", "headers"],
+)
+def test_a_client_whose_headers_do_not_come(server: Server, sent: bytes) -> None:
+    """A connection that stays silent, or stops in its headers, is closed after the client's time."""
+    began = time.monotonic()
+    answer = raw(server, sent)
+    assert 1.5 < time.monotonic() - began < 20
+    assert (not answer) if not sent else status(answer) == 408
+
+
+def test_headers_that_trickle(server: Server) -> None:
+    """A byte every now and then does not extend the time for the headers."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        answer = b""
+        for byte in head() * 40:
+            try:
+                connection.sendall(bytes([byte]))
+            except OSError:
+                break
+            time.sleep(0.05)
+        answer = rest(connection)
+    assert answer == b"" or status(answer) == 408
+
+
+def test_a_body_that_trickles(server: Server) -> None:
+    """A body that does not arrive in the client's time is answered 408 and the connection closed."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(head("/v1/embeddings", "Content-Length: 1000") + b'{"input')
+        answer = rest(connection)
+    assert status(answer) == 408
+    assert b"the body did not arrive within 2 s" in answer
+
+
+def test_many_slow_clients_hold_up_nobody(server: Server) -> None:
+    """While 200 connections send half a request, others are answered."""
+    slow = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(200)]
+    for connection in slow:
+        connection.sendall(head("/v1/embeddings", "Content-Length: 1000") + b'{"input')
+    assert server.post("/v1/embeddings", {"input": "a"}).status == 200
+    for connection in slow:
+        connection.close()
+
+
+def test_a_client_that_does_not_read(server: Server) -> None:
+    """A long answer of which nothing is taken is given up after the client's time, and its connection closed."""
+    body = json.dumps({"input": ["some text"] * 2048, "model": "words.txt"}).encode()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        # Answers one after the other, more than the system's own buffers hold.
+        connection.sendall((head("/v1/embeddings", f"Content-Length: {len(body)}") + body) * 12)
+        before = server.metric("process_open_fds")
+        end = time.monotonic() + 60
+        while server.metric("process_open_fds") >= before:
+            assert time.monotonic() < end, "the connection stays"
+            time.sleep(0.1)
+
+
+def test_clients_that_leave(server: Server) -> None:
+    """Clients that leave without their answer, by a reset, cost the others nothing."""
+    body = json.dumps({"input": ["some text"] * 500}).encode()
+    for _ in range(20):
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(head("/v1/embeddings", f"Content-Length: {len(body)}") + body)
+        connection.close()
+    assert server.post("/v1/embeddings", {"input": "another's text"}).status == 200
+
+
+def test_more_connections_than_it_takes(start: Start) -> None:
+    """A crowd of idle connections beyond the ceiling is turned away, and those inside are answered."""
+    server = start("--embedder", "held")
+    inside = server.connect()
+    inside.connect()
+    crowd = []
+    for _ in range(1100):
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        crowd.append(connection)
+    inside.request("GET", "/health")
+    assert inside.getresponse().status == 200
+    assert status(rest(crowd[-1])) == 503
+    for connection in crowd:
+        connection.close()
+
+
+def test_two_hundred_clients_at_once(server: Server) -> None:
+    """Each of many clients at once gets the vector of its own text."""
+    alone = {
+        n: server.post("/v1/embeddings", {"input": "x" * n}).json["data"][0]["embedding"]
+        for n in range(1, 21)
+    }
+    wrong: list[int] = []
+
+    def ask(n: int) -> None:
+        told = server.post("/v1/embeddings", {"input": "x" * n}).json["data"][0]["embedding"]
+        if any(abs(a - b) > 1e-5 for a, b in zip(told, alone[n], strict=True)):
+            wrong.append(n)
+
+    threads = [threading.Thread(target=ask, args=(1 + i % 20,)) for i in range(200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
