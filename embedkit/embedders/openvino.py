@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +18,7 @@ from embedkit.embedders.bundle_card import read_card, too_long
 from embedkit.embedders.compact_tokenizer import FILE as COMPACT
 from embedkit.embedders.compact_tokenizer import CompactTokenizer
 from embedkit.embedders.matryoshka import cut
+from embedkit.embedders.openvino_core import shared_core
 from embedkit.embedders.openvino_graph import arithmetic_of, positions_of, unpack_matrices
 from embedkit.errors import EmbedderError, InputError, UnknownNameError
 from embedkit.hashing import cache_dir, joint_hash
@@ -37,6 +37,8 @@ _MODELS = Path(__file__).resolve().parent.parent / "models"
 _ROUND = 16
 # Padded tokens that one thread encodes before a second has begun.
 _SMALL = 64
+# So many texts' tokens are kept until the next texts come.
+_KEPT = 1024
 _FILES = (DESCRIPTION, "model.xml", "model.bin")
 _TOKENIZERS = (COMPACT, "tokenizer.json")  # either will do; the first is used
 
@@ -89,6 +91,7 @@ class OpenVINOEmbedder(Embedder):
         self._precision = precision
         self._token_budget = token_budget
         self._process = os.getpid()
+        self._latest_ids: dict[str, list[int]] = {}
         missing = [f for f in _FILES if not (self._folder / f).is_file()]
         words = [f for f in _TOKENIZERS if (self._folder / f).is_file()]
         missing += [] if words else [_TOKENIZERS[0]]
@@ -133,9 +136,17 @@ class OpenVINOEmbedder(Embedder):
         return len(self._token_ids([""])[0])
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        # Whoever wants vectors and counts, as a server does, asks twice for the same texts.
+        latest = self._latest_ids
+        if all(text in latest for text in texts):
+            return [latest[text] for text in texts]
         if self._compact is not None:
-            return self._compact.ids(texts)
-        return [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
+            ids = self._compact.ids(texts)
+        else:
+            ids = [e.ids for e in self.tokenizer.encode_batch_fast(list(texts))]
+        if len(texts) <= _KEPT:
+            self._latest_ids = dict(zip(texts, ids, strict=True))
+        return ids
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count each text's tokens, special tokens included and untruncated."""
@@ -258,42 +269,3 @@ class OpenVINOEmbedder(Embedder):
             if positions is not None and longest > positions:
                 raise too_long(self._folder, self.info.max_length, positions) from e
             raise
-
-
-def shared_core() -> Any:
-    """Return this process's one OpenVINO Core; it lives as long as the process.
-
-    The CPU plug-in gives the thread that first compiles a stack for signal handlers, and takes it from the memory
-    when the last Core goes, on whatever thread that is: from then on a signal kills the process without a word.
-    """
-    return _core_of(os.getpid())
-
-
-@cache
-def _core_of(process: int) -> Any:
-    """Return the Core of a process: a forked one needs its own, the parent's threads did not come along."""
-    return _openvino().Core()
-
-
-def _openvino() -> Any:
-    """Import OpenVINO without its converter, which costs more than the rest and loads a telemetry client.
-
-    OpenVINO itself allows for the converter's absence; it stays importable as `openvino.tools.ovc`.
-    """
-    if "openvino" in sys.modules or "openvino.tools.ovc" in sys.modules:
-        import openvino
-
-        return openvino
-    sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    finally:
-        del sys.modules["openvino.tools.ovc"]
-
-    def convert_model(*args: Any, **kwargs: Any) -> Any:
-        from openvino.tools.ovc import convert_model as convert
-
-        return convert(*args, **kwargs)
-
-    openvino.convert_model = convert_model
-    return openvino

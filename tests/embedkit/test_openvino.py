@@ -97,6 +97,19 @@ def test_half_a_surrogate_can_be_counted(embedder: OpenVINOEmbedder) -> None:
         embedder.encode_query(["tide\ud800"], instruction="find")
 
 
+def test_counts_and_vectors_do_not_depend_on_what_was_asked_before(embedder: OpenVINOEmbedder) -> None:
+    """The latest texts' tokens are kept: whatever came before, in whichever order, each text has its own count and vector."""
+    texts = ["the moon", "a much longer text about the moon and the sea", "word " * 4000]
+    counts, vectors = embedder.count_tokens(texts), embedder.encode_rendered(texts)
+    assert counts[0] < counts[1] < embedder.info.max_length < counts[2]
+    assert embedder.count_tokens(texts) == counts
+    assert embedder.count_tokens(texts[::-1]) == counts[::-1]
+    assert embedder.count_tokens(["other"]) != counts[:1]
+    for text, count, vector in zip(texts, counts, vectors, strict=True):
+        assert embedder.count_tokens([text]) == [count]
+        assert np.allclose(embedder.encode_rendered([text])[0], vector, atol=0.02)
+
+
 @pytest.mark.parametrize("others", [[], ["tide"] * 300], ids=["one batch", "several"])
 def test_a_text_without_tokens_has_no_vector(embedder: OpenVINOEmbedder, others: list[str]) -> None:
     """What the tokenizer leaves nothing of (zero-width, private-use characters) is a zero row, not one of two specials."""

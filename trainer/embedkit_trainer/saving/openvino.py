@@ -18,7 +18,8 @@ from embedkit.embedders.batching import round_up
 from embedkit.embedders.compact_tokenizer import FILE as COMPACT
 from embedkit.embedders.compact_tokenizer import CompactTokenizer, compactable, write_compact
 from embedkit.embedders.folder import ModelFolder, read_folder
-from embedkit.embedders.openvino import DESCRIPTION, shared_core
+from embedkit.embedders.openvino import DESCRIPTION
+from embedkit.embedders.openvino_core import shared_core
 from embedkit.embedders.safetensors import read_safetensors
 from embedkit.embedders.saved import SavedModel, check_golden_vectors, read_saved
 from embedkit.errors import InputError, StoreError, TrainingError
