@@ -22,15 +22,24 @@ class ServedPath:
 class Limits:
     """Bound what one client can cost; sizes in bytes or characters, times in seconds.
 
-    `queue` counts the texts that may wait for an embedder, `searches` the searches under way or waiting;
-    `drain` bounds what is read and dropped of a body that is refused.
+    `queue` counts the texts that may wait for an embedder, `searches` the searches under way or waiting, `reranks` those
+    of one reranker; `drain` bounds what is read and dropped of a body that is refused. `tokens` are those that are read
+    of one request's texts. Of one search, over all its tasks: `reranked` hits scored anew, `pieces` chunks in contexts,
+    `meanings` hits whose snippet is found by meaning; `snippets` hits of each task have one.
     """
 
     body: int = 8_000_000
+    search_body: int = 1_000_000
     texts: int = 2048
     text_characters: int = 100_000
+    tokens: int = 300_000
     queue: int = 8192
     searches: int = 256
+    reranks: int = 32
+    reranked: int = 1000
+    pieces: int = 20_000
+    snippets: int = 100
+    meanings: int = 200
     connections: int = 1000
     header_bytes: int = 32_768
     drain: int = 64_000_000
