@@ -101,7 +101,10 @@ def create_app(
     add("GET", "/v1/models", embeddings.models, answers.ModelsAnswer)
     add("GET", "/indexes", describing.indexes, answers.IndexesAnswer)
     add("GET", "/tasks", describing.tasks, answers.TasksAnswer, index=str | None)
-    add("GET", "/map", mapping.corpus_map, mapping.MapAnswer, index=str | None, chunks=str | None)
+    add(
+        "GET", "/map", mapping.corpus_map, mapping.MapAnswer, index=str | None, chunks=str | None,
+        points=bool | None,
+    )  # fmt: skip
     add("GET", "/health", describing.health, answers.StatusAnswer)
     add("GET", "/ready", describing.ready, answers.StatusAnswer)
     add("GET", "/metrics", describing.metrics, {"response_class": describing.MetricsResponse})

@@ -18,6 +18,7 @@ from embedkit.syncing import sync_file
 from embedkit_indexes.durable import MAP
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
     from pathlib import Path
 
     import numpy as np
@@ -29,6 +30,7 @@ log = logging.getLogger("embedkit.server")
 # Above this many chunks a seeded sample is laid out.
 _SAMPLE = 20_000
 _NEIGHBOURS = 5
+_BLOCK = 64
 
 
 class Layout(NamedTuple):
@@ -58,6 +60,9 @@ class CorpusMap:
         self._file = directory / MAP
         self._lock = threading.Lock()
         self._layout: Layout | None = None
+        self._read: tuple[int, int] | None = None
+        self._kept: tuple[Hashable, bytes] | None = None
+        self._keeping = threading.Lock()
         self._under_way: str | None = None
         self._failed: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -68,12 +73,13 @@ class CorpusMap:
         key = key_of(index)
         with self._lock:
             if self._layout is None or self._layout.key != key:
-                self._layout = read_layout(self._file) or self._layout
+                self._look()
             layout = self._layout
             if layout is not None and layout.key == key:
                 return MapState(layout, False, None)
-            if find_spec("sklearn") is None:
-                return MapState(layout, False, str(MissingExtraError("the map", "map")))
+            if find_spec("sklearn") is None and not self._failed:
+                log.warning("%s", MissingExtraError("the map", "map"))
+                self._failed[key] = "this server was installed without what lays out a map"
             if key in self._failed or self._closed:
                 return MapState(layout, False, self._failed.get(key, "the server is stopping"))
             if self._under_way is None:
@@ -82,6 +88,24 @@ class CorpusMap:
                     target=self._compute, args=(index, key), name="embedkit-map", daemon=True
                 ).start()
             return MapState(layout, True, None)
+
+    def _look(self) -> None:
+        """Read the file where it is another than the one that was read last."""
+        try:
+            told = self._file.stat()
+        except OSError:
+            return
+        seen = (told.st_ino, told.st_mtime_ns)
+        if seen != self._read:
+            self._read = seen
+            self._layout = read_layout(self._file) or self._layout
+
+    def kept(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
+        """Return what was made for this key; make it where the last was made for another."""
+        with self._keeping:
+            if self._kept is None or self._kept[0] != key:
+                self._kept = key, make()
+            return self._kept[1]
 
     def close(self) -> None:
         """End what is under way."""
@@ -155,11 +179,15 @@ def placed(index: Index, layout: Layout, wanted: NDArray[np.int64]) -> dict[int,
     rest = np.array([i for i in wanted if int(i) not in out], np.int64)
     there = np.flatnonzero(chunks.known(layout.chunk_ids))
     if len(rest) and len(there):
-        scores = chunks.vectors(rest) @ chunks.vectors(layout.chunk_ids[there]).T
-        nearest = np.argsort(-scores, axis=1)[:, :_NEIGHBOURS]
-        # The median: neighbours of two regions would place it between them, where nothing is.
-        middles = np.median(layout.points[there[nearest]], axis=1)
-        out |= {int(i): _point(middle) for i, middle in zip(rest, middles, strict=True)}
+        sample = chunks.vectors(layout.chunk_ids[there])
+        near = min(_NEIGHBOURS, len(there))
+        # In blocks: all scores at once would take gigabytes.
+        for some in np.split(rest, range(_BLOCK, len(rest), _BLOCK)):
+            scores = chunks.vectors(some) @ sample.T
+            nearest = np.argpartition(scores, len(there) - near, axis=1)[:, -near:]
+            # The median: neighbours of two regions would place it between them, where nothing is.
+            middles = np.median(layout.points[there[nearest]], axis=1)
+            out |= {int(i): _point(middle) for i, middle in zip(some, middles, strict=True)}
     return out
 
 

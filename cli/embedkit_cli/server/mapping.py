@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import orjson
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from embedkit_cli.server.indexes import ServedIndex
     from embedkit_indexes import Index
 
-_MOST_ASKED = 8000
+_MOST_ASKED = 800
 _LABEL = 80
 
 
@@ -47,27 +49,36 @@ class MapAnswer(BaseModel):
 
 
 async def corpus_map(service: Service, request: Request) -> Response:
-    """Show a point for each chunk, or for the chunks asked for alone; the first request has the map computed."""
+    """Show a point for each chunk, or for the chunks asked for alone; the first request has the map computed.
+
+    With `points=false` the answer says how far the map is, and no more.
+    """
     service.check_ready()
-    served = service.indexes.get(request.query_params.get("index"))
-    wanted = _wanted(request.query_params.get("chunks"))
+    asked = request.query_params
+    served = service.indexes.get(asked.get("index"))
+    wanted = _wanted(asked.get("chunks"))
+    points = asked.get("points", "true")
+    if points not in ("true", "false"):
+        raise invalid("points: give true or false", "points")
+    make = partial(_answer, served, wanted, points == "true")
     loop = asyncio.get_running_loop()
-    content = await loop.run_in_executor(service.searchers, _answer, served, wanted)
+    with service.search_slot():
+        content = await loop.run_in_executor(service.searchers, make)
     return Response(content, media_type="application/json")
 
 
 def _wanted(text: str | None) -> list[int] | None:
     if text is None:
         return None
-    parts = text.split(",")
+    parts = text.split(",", _MOST_ASKED)
     if len(parts) > _MOST_ASKED:
-        raise invalid(f"chunks: {len(parts):,} are too many, {_MOST_ASKED:,} may be asked for", "chunks")
+        raise invalid(f"chunks: {_MOST_ASKED:,} may be asked for at once, these are more", "chunks")
     if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
         raise invalid("chunks: give chunk ids with commas between them, such as 3,14", "chunks")
     return [int(part) for part in parts]
 
 
-def _answer(served: ServedIndex, wanted: list[int] | None) -> bytes:
+def _answer(served: ServedIndex, wanted: list[int] | None, points: bool) -> bytes:
     from embedkit_cli.server.corpus_map import key_of
 
     index = served.current()
@@ -83,12 +94,16 @@ def _answer(served: ServedIndex, wanted: list[int] | None) -> bytes:
         "chunks": index.manifest.chunks,
         "points": None,
     }
-    if layout is not None:
-        out |= _points(index, layout) if wanted is None else _placed(index, layout, wanted)
+    if layout is not None and points:
+        if wanted is None:
+            key = (key_of(index), layout.key)
+            out["points"] = orjson.Fragment(served.map.kept(key, lambda: _points(index, layout)))
+        else:
+            out |= _placed(index, layout, wanted)
     return json_bytes(out)
 
 
-def _points(index: Index, layout: Layout) -> dict[str, Any]:
+def _points(index: Index, layout: Layout) -> bytes:
     import numpy as np
 
     from embedkit_indexes.chunk_vectors import ChunkVectors
@@ -99,11 +114,16 @@ def _points(index: Index, layout: Layout) -> dict[str, Any]:
     documents, languages, titles, texts = chunks.cells(ids, ("document_id", "lang", "title", "text"))
     labels = [_label(title or text) for title, text in zip(titles, texts, strict=True)]
     x, y = np.round(layout.points[there].astype(np.float64), 4).T.tolist() if len(there) else ([], [])
-    return {
-        "points": {
-            "x": x, "y": y, "chunk_id": ids.tolist(), "document_id": documents, "lang": languages, "label": labels
+    return json_bytes(
+        {
+            "x": x,
+            "y": y,
+            "chunk_id": ids.tolist(),
+            "document_id": documents,
+            "lang": languages,
+            "label": labels,
         }
-    }  # fmt: skip
+    )
 
 
 def _label(text: str) -> str:

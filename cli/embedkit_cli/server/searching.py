@@ -18,7 +18,7 @@ from embedkit_cli.server.batching import Unit
 from embedkit_cli.server.contexts import context_of
 from embedkit_cli.server.embedders import ServedEmbedder, prepared
 from embedkit_cli.server.embeddings import check_text
-from embedkit_cli.server.errors import ApiError, invalid, json_bytes
+from embedkit_cli.server.errors import ApiError, invalid, json_bytes, sentence
 from embedkit_cli.server.schemas import SearchBody, check_filter, read_body
 from embedkit_cli.server.service import Service
 from embedkit_cli.server.snippets import by_words
@@ -68,24 +68,17 @@ async def search(service: Service, request: Request) -> Response:
     if body.where is not None:
         check_filter(body.where)
     if body.rerank is not None and body.rerank not in service.rerankers:
-        raise invalid(str(UnknownNameError("reranker", body.rerank[:80], service.rerankers)), "rerank")
+        raise invalid(UnknownNameError("reranker", body.rerank, service.rerankers).message, "rerank")
     asked = _asked(body, index, limits)
-    if service.searching >= limits.searches:
-        raise ApiError(
-            429, f"the server is busy: {service.searching} searches wait; try again in 1 s", code="queue_full",
-            headers={"Retry-After": "1"},
-        )  # fmt: skip
-    service.searching += 1
     try:
-        began = time.perf_counter()
-        vectors = {} if body.mode == "lexical" else await _encoded(index, body.query, asked)
-        question = Question(served.name, index, body, vectors, _ms(began))
-        loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(service.searchers, _found, service, question, asked)
+        with service.search_slot():
+            began = time.perf_counter()
+            vectors = {} if body.mode == "lexical" else await _encoded(index, body.query, asked)
+            question = Question(served.name, index, body, vectors, _ms(began))
+            loop = asyncio.get_running_loop()
+            content = await loop.run_in_executor(service.searchers, _found, service, question, asked)
     except InputError as e:
-        raise invalid(str(e).replace(str(served.directory), served.name), _field(e, body)) from None
-    finally:
-        service.searching -= 1
+        raise invalid(sentence(e).replace(str(served.directory), served.name), _field(e, body)) from None
     return Response(content, media_type="application/json")
 
 
@@ -104,7 +97,7 @@ def _asked(body: SearchBody, index: Index, limits: Limits) -> list[Asked]:
             try:
                 out.append(Asked(get_task(task, index.tasks), None))
             except UnknownNameError as e:
-                raise invalid(str(e), f"tasks.{number}") from None
+                raise invalid(e.message, f"tasks.{number}") from None
         else:
             check_text(task.instruction, limits, f"tasks.{number}", "the instruction", visible=True)
             out.append(Asked(None, task.instruction))
@@ -113,7 +106,7 @@ def _asked(body: SearchBody, index: Index, limits: Limits) -> list[Asked]:
 
 def _field(error: InputError, body: SearchBody) -> str | None:
     """Return the field that an index's complaint is about, None where it may be another."""
-    if body.lang is not None and str(error).startswith("unknown language"):
+    if isinstance(error, UnknownNameError) and error.kind == "language":
         return "lang"
     return "where" if body.where is not None else None
 

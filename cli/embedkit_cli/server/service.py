@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit_cli.server.config import ServerConfig
@@ -85,6 +85,20 @@ class Service:
         """Raise ApiError 503 while indexes and embedders are being opened."""
         if not self.ready:
             raise ApiError(503, "the server is starting: try again in a moment", headers={"Retry-After": "1"})
+
+    @contextmanager
+    def search_slot(self) -> Iterator[None]:
+        """Count a search while it is under way. Raises ApiError 429 where as many are as the limits allow."""
+        if self.searching >= self.config.limits.searches:
+            raise ApiError(
+                429, f"the server is busy: {self.searching} searches wait; try again in 1 s", code="queue_full",
+                headers={"Retry-After": "1"},
+            )  # fmt: skip
+        self.searching += 1
+        try:
+            yield
+        finally:
+            self.searching -= 1
 
     def models(self) -> dict[str, ServedEmbedder]:
         """Return the embedders by the names that requests may call them."""

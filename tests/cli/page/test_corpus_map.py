@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from embedkit_cli.server import corpus_map
 from embedkit_cli.server.corpus_map import CorpusMap, Layout, key_of, placed, read_layout
 from embedkit_cli.server.projection import project
 from embedkit_indexes import Document, Index
+from embedkit_indexes.chunk_vectors import ChunkVectors
 
 
 class Letters(Embedder):
@@ -128,12 +130,40 @@ def test_a_broken_file_is_computed_anew_and_one_that_cannot_be_written_stays_in_
     assert len(_wait(homeless, index).points) == 40
 
 
-def test_a_missing_extra_is_named(index: Index, maps: CorpusMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without scikit-learn the map is unavailable, and the command that mends it is told."""
+def test_a_missing_extra_is_named(
+    index: Index, maps: CorpusMap, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the extra the map is unavailable; the command that mends it stands in the log, once."""
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    state = maps.state(index)
-    assert state.status() == "unavailable"
-    assert state.problem == "the map needs the extra [map]: pip install 'embedkit-retrieval[map]'"
+    states = [maps.state(index) for _ in range(3)]
+    assert {state.status() for state in states} == {"unavailable"}
+    assert {state.problem for state in states} == {"this server was installed without what lays out a map"}
+    told = "the map needs the extra [map]: pip install 'embedkit-retrieval[map]'"
+    assert [record.message for record in caplog.records] == [told]
+
+
+def test_placing_takes_no_more_memory_for_many_chunks(tmp_path: Path) -> None:
+    """Eight hundred chunks are placed among thousands in blocks, each in the middle of its nearest neighbours."""
+    words = np.random.default_rng(0).choice(list("abcdefghijklmnop"), (4000, 12))
+    Index.build(tmp_path / "index", [Document(str(n), "".join(w)) for n, w in enumerate(words)], Letters())
+    index = Index.open(tmp_path / "index", Letters())
+    points = np.random.default_rng(1).uniform(-1, 1, (3200, 2)).astype(np.float32)
+    layout = Layout("key", np.arange(3200, dtype=np.int64), points)
+    wanted = np.arange(3200, 4000, dtype=np.int64)
+    placed(index, layout, wanted[:1])  # the index's own columns are read once
+    tracemalloc.start()
+    found = placed(index, layout, wanted)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # All 800 x 3,200 scores at once, with their order, are 40 MB.
+    assert peak < 12_000_000
+    chunks = ChunkVectors(index)
+    scores = chunks.vectors(wanted) @ chunks.vectors(layout.chunk_ids).T
+    for chunk, row in zip(wanted, scores, strict=True):
+        fifth = np.sort(row)[-5]
+        if np.count_nonzero(row >= fifth) == 5:
+            middle = np.median(points[row >= fifth], axis=0)
+            np.testing.assert_allclose(found[int(chunk)], middle, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 20])
