@@ -22,13 +22,16 @@ class ServedPath:
 class Limits:
     """Bound what one client can cost; sizes in bytes or characters, times in seconds.
 
-    `queue` counts the texts that may wait for an embedder, `searches` the searches under way or waiting, `reranks` those
-    of one reranker; `drain` bounds what is read and dropped of a body that is refused. `tokens` are those that are read
-    of one request's texts. Of one search, over all its tasks: `reranked` hits scored anew, `pieces` chunks in contexts,
-    `meanings` hits whose snippet is found by meaning; `snippets` hits of each task have one.
+    `bodies` is the size of all requests' bodies together; `drain` bounds what is read and dropped of a body that is
+    refused. `queue` counts the texts that may wait for an embedder, `searches` the searches under way or waiting,
+    `reranks` those of one reranker. `tokens` are those that are read of one request's texts. Of one search, over all its
+    tasks: `reranked` hits scored anew, `pieces` chunks in contexts, `meanings` hits whose snippet is found by meaning;
+    `snippets` hits of each task have one. `request_timeout` is the time until an answer begins; a client that takes
+    nothing of it for `body_timeout` is let go.
     """
 
     body: int = 8_000_000
+    bodies: int = 256_000_000
     search_body: int = 1_000_000
     texts: int = 2048
     text_characters: int = 100_000
