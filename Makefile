@@ -74,6 +74,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/learning.py
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/synthesis_rows.py
+	$(BIN)/python benchmarks/reranking.py
+	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving_search.py
 
 # Hours on two cores; resumes from its newest checkpoint. EMBEDKIT_DATA holds train/NAME/pairs.jsonl[.xz].
 bundled-embedder: $(VENV)/.dev
