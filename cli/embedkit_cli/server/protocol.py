@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -19,7 +20,8 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
 
         _timer: asyncio.TimerHandle | None = None
         _head = 0
-        _unread = 0
+        _watch: asyncio.TimerHandle | None = None
+        _unread: float = 0
         _answering: RequestResponseCycle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -31,9 +33,14 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._cancel()
+            if self._watch is not None:
+                self._watch.cancel()
             # uvicorn tells the request that came last; of several in a row it is an earlier one that is being answered.
             if self._answering is not None:
                 self._answering.disconnected = True
+                task = self._answering.scope.pop("embedkit.task", None)  # type: ignore[typeddict-item]
+                if task is not None:
+                    task.cancel()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -53,11 +60,21 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
 
         def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
             self._answering = cycle
+            if not self.transport.get_write_buffer_size():
+                self._unread = math.inf
             super()._start_asgi_task(cycle, app)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
             self._watch_reader()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch_reader()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._unread = math.inf
 
         def timeout_keep_alive_handler(self) -> None:
             if not self.transport.is_closing() and not self.transport.get_write_buffer_size():
@@ -84,16 +101,16 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
 
         def _watch_reader(self) -> None:
             unread = self.transport.get_write_buffer_size()
-            if unread:
+            if unread and self._watch is None:
                 self._unread = unread
-                self.loop.call_later(limits.body_timeout, self._give_up)
+                self._watch = self.loop.call_later(limits.body_timeout, self._give_up)
 
         def _give_up(self) -> None:
             """Let go of a reader who has taken nothing of a long answer for as long as a body may take to arrive."""
-            unread = self.transport.get_write_buffer_size()
-            if unread and unread >= self._unread:
+            self._watch = None
+            if self.transport.get_write_buffer_size() >= self._unread:
                 self.transport.abort()
-            elif unread:
+            else:
                 self._watch_reader()
 
         def _refuse(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:

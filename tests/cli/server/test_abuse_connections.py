@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.server.conftest import Server, Start
+from tests.cli.server.conftest import Server, Start, wait_for
 from tests.cli.server.sockets import head, raw, rest, status
 
 
@@ -23,13 +23,14 @@ def _lives(server: Server) -> Iterator[None]:
 
 
 def test_an_endless_chunked_body_is_cut_off(server: Server) -> None:
-    """A client that never stops sending is answered 413 or 408 and disconnected."""
+    """A client that never stops sending is answered 413, or 408 where it is slow, and disconnected."""
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(head("/v1/embeddings", "Transfer-Encoding: chunked"))
         with pytest.raises(OSError):
             for _ in range(100_000):
                 connection.sendall(chunk)
+        assert status(rest(connection)) in (413, 408)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +40,8 @@ def test_an_endless_chunked_body_is_cut_off(server: Server) -> None:
 )
 def test_a_client_whose_headers_do_not_come(server: Server, sent: bytes) -> None:
     """A connection that stays silent, or stops in its headers, is closed after the client's time."""
-    began = time.monotonic()
     answer = raw(server, sent)
-    assert 1.5 < time.monotonic() - began < 20
-    assert (not answer) if not sent else status(answer) == 408
+    assert (not answer) if not sent else b"the headers did not arrive within 2 s" in answer
 
 
 def test_headers_that_trickle(server: Server) -> None:
@@ -78,31 +77,78 @@ def test_many_slow_clients_hold_up_nobody(server: Server) -> None:
         connection.close()
 
 
-def test_a_client_that_does_not_read(server: Server) -> None:
-    """A long answer of which nothing is taken is given up after the client's time, and its connection closed."""
-    body = json.dumps({"input": ["some text"] * 2048, "model": "words.txt"}).encode()
-    with socket.socket() as connection:
+_FILE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_BODY = json.dumps({"input": ["some text"] * 2048}).encode()
+_EMBED = head("/v1/embeddings", f"Content-Length: {len(_BODY)}") + _BODY
+
+
+@pytest.mark.parametrize("asked", [_FILE * 8, _EMBED * 24], ids=["files", "vectors"])
+def test_clients_that_do_not_read(start: Start, asked: bytes) -> None:
+    """Long answers of which nothing is taken are given up after the client's time, in pieces or in one; no key helps."""
+    server = start("--embedder", "held", "--client-timeout", "1", "--timeout", "2")
+    server.post("/v1/embeddings", {"input": "a"})
+    before = server.metric("process_open_fds")
+    crowd = []
+    for _ in range(5):
+        connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(60)
         connection.connect(("127.0.0.1", server.port))
-        # Answers one after the other, more than the system's own buffers hold.
-        connection.sendall((head("/v1/embeddings", f"Content-Length: {len(body)}") + body) * 12)
-        before = server.metric("process_open_fds")
-        end = time.monotonic() + 60
-        while server.metric("process_open_fds") >= before:
-            assert time.monotonic() < end, "the connection stays"
-            time.sleep(0.1)
-
-
-def test_clients_that_leave(server: Server) -> None:
-    """Clients that leave without their answer, by a reset, cost the others nothing."""
-    body = json.dumps({"input": ["some text"] * 500}).encode()
-    for _ in range(20):
-        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.sendall(head("/v1/embeddings", f"Content-Length: {len(body)}") + body)
+        connection.sendall(asked)
+        crowd.append(connection)
+    assert server.metric("process_open_fds") == before + 5
+    wait_for(lambda: server.metric("process_open_fds") == before)
+    code, stderr = server.stop()
+    assert (code, stderr) == (0, "")
+    for connection in crowd:
         connection.close()
+
+
+def test_a_client_that_reads_slowly(start: Start) -> None:
+    """A client that goes on reading gets a long answer whole, though that takes it several times the time for either."""
+    server = start("--embedder", "held", "--client-timeout", "1", "--timeout", "1")
+    expected = 4 * len(server.get("/docs/swagger-ui-bundle.js").body)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", server.port))
+        connection.sendall(_FILE * 4)
+        size = 0
+        for _ in range(200):
+            time.sleep(0.02)
+            size += len(connection.recv(8192))
+        assert size < expected / 2
+        while size < expected and (part := connection.recv(65536)):
+            size += len(part)
+    assert size >= expected
+
+
+def test_clients_that_leave(start: Start) -> None:
+    """What clients asked who left before their answer, by a reset or not, is not encoded; others are answered."""
+    server = start("--embedder", "held")
+    hold = server.hold()
+    first = threading.Thread(target=server.post, args=("/v1/embeddings", {"input": "the first"}))
+    before = len(server.calls)
+    first.start()
+    wait_for(lambda: len(server.calls) > before)
+    body = json.dumps({"input": ["a text of one who leaves"] * 100}).encode()
+    crowd = []
+    for number in range(20):
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        if number % 2:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(head("/v1/embeddings", f"Content-Length: {len(body)}") + body)
+        crowd.append(connection)
+    wait_for(lambda: server.metric("embedkit_queue_texts") == 2000)
+    for connection in crowd:
+        connection.close()
+    wait_for(lambda: server.metric("embedkit_requests_under_way") == 2)
+    hold.unlink()
     assert server.post("/v1/embeddings", {"input": "another's text"}).status == 200
+    first.join()
+    assert sum(server.calls[before:]) == 2
+    code, stderr = server.stop()
+    assert (code, stderr) == (0, "")
 
 
 def test_more_connections_than_it_takes(start: Start) -> None:
