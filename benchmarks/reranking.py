@@ -1,6 +1,6 @@
 """Reranking with a cross-encoder: embedkit against sentence_transformers.CrossEncoder, the same seeded weights.
 
-    python benchmarks/reranking.py [--threads 1] [--rounds 7] [--depth 50] [--queries 4]
+    python benchmarks/reranking.py [--threads 1] [--rounds 7] [--depth 50] [--queries 4] [--device cuda]
 
 A BERT of the size of ms-marco-MiniLM-L6-v2 (22 million weights, drawn at random from a seed) with the real tokenizer of
 all-MiniLM-L6-v2 scores `depth` passages of examples/corpus a query, once as they are and once four joined to one. Both
@@ -47,7 +47,7 @@ def save_model(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 512}))
 
 
-def both(folder: Path, threads: int) -> dict[str, Score]:
+def both(folder: Path, threads: int, device: str) -> dict[str, Score]:
     """Open the two sides."""
     import torch
     from sentence_transformers import CrossEncoder
@@ -55,8 +55,8 @@ def both(folder: Path, threads: int) -> dict[str, Score]:
     from embedkit import get_reranker
 
     torch.set_num_threads(threads)
-    theirs = CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Identity())
-    ours = get_reranker(str(folder), device="cpu")
+    theirs = CrossEncoder(str(folder), device=device, activation_fn=torch.nn.Identity())
+    ours = get_reranker(str(folder), device=device, dtype="float32")
     return {
         "sentence-transformers": lambda query, texts: theirs.predict([(query, t) for t in texts]),
         "embedkit": ours.score,
@@ -93,6 +93,7 @@ def main() -> None:
     )
     for name, default in (("threads", 1), ("rounds", 7), ("depth", 50), ("queries", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="cpu")
     told = parser.parse_args()
     os.environ["EMBEDKIT_THREADS"] = str(told.threads)
     rows = [json.loads(line) for line in (CORPUS / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -104,7 +105,7 @@ def main() -> None:
     joined = [" ".join(texts[i : i + 4]) for i in range(len(texts))]
     with tempfile.TemporaryDirectory(prefix="embedkit-reranking-") as folder:
         save_model(Path(folder))
-        sides = both(Path(folder), told.threads)
+        sides = both(Path(folder), told.threads, told.device)
         for passages in (texts, joined):
             measure(sides, queries[: told.queries], passages[: told.depth], told.rounds)
 

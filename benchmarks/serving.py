@@ -35,23 +35,23 @@ CLIENTS = (1, 16, 64)
 DOCUMENTS = 8
 
 
-def arms(infinity: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
+def arms(infinity: Path, device: str) -> dict[str, tuple[list[str], dict[str, str]]]:
     """Return command lines, PORT standing for the port, and what they have in their environment."""
     weights = str(original())
     onnx = infinity.parent / "minilm-onnx"
     plain = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "--log-level", "warning", "serving_plain:app"]  # fmt: skip
     ours = [sys.executable, "-m", "embedkit_cli.main", "serve", "--embedder"]
     theirs = [
-        *(str(infinity / "bin" / "infinity_emb"), "v2", "--model-id", weights, "--device", "cpu"),
+        *(str(infinity / "bin" / "infinity_emb"), "v2", "--model-id", weights, "--device", device),
         *("--url-prefix", "/v1", "--log-level", "error", "--engine", "torch"),
     ]
     optimum = ["." if part == weights else part.replace("torch", "optimum") for part in theirs]
     found = {
         "embedkit, bundled": ([*ours, "bundled"], {}),
         "embedkit, MiniLM in OpenVINO": ([*ours, baseline()], {}),
-        "embedkit, MiniLM folder (torch)": ([*ours, weights], {}),
-        "sentence-transformers": (plain, {"MODEL": weights}),
-        "sentence-transformers bf16": (plain, {"MODEL": weights, "DTYPE": "bfloat16"}),
+        "embedkit, MiniLM folder (torch)": ([*ours, weights, "--device", device], {}),
+        "sentence-transformers": (plain, {"MODEL": weights, "DEVICE": device}),
+        "sentence-transformers bf16": (plain, {"MODEL": weights, "DEVICE": device, "DTYPE": "bfloat16"}),
         "infinity": (theirs, {}),
         "infinity bf16": ([*theirs, "--dtype", "bfloat16"], {}),
         # It takes a folder of one's own only where it stands in it.
@@ -158,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--arm", action="append", help="part of an arm's name; repeat; default: all")
     parser.add_argument("--infinity", type=Path, default=HERE.parent / ".bench" / "serving" / "venv")
+    parser.add_argument("--device", default="cpu", help="of every torch arm")
     parser.add_argument("--clients", type=int, action="append", help=f"default: {CLIENTS}")
     parser.add_argument("--kind", action="append", help="part of a kind's name; default: both")
     parser.add_argument("--rounds", type=int, default=3)
@@ -166,7 +167,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     asked = {k: v for k, v in bodies(args.seed).items() if not args.kind or any(part in k for part in args.kind)}  # fmt: skip
-    chosen = {n: a for n, a in arms(args.infinity).items() if not args.arm or any(p in n for p in args.arm)}
+    chosen = {
+        n: a
+        for n, a in arms(args.infinity, args.device).items()
+        if not args.arm or any(p in n for p in args.arm)
+    }
     load = Worker("serving_load.py")
     rows: dict[tuple[str, int, str], list[dict[str, float]]] = defaultdict(list)
     with ExitStack() as stack:

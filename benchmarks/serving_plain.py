@@ -12,7 +12,9 @@ from sentence_transformers import SentenceTransformer
 app = FastAPI()
 dtype = os.environ.get("DTYPE")
 model = SentenceTransformer(
-    os.environ["MODEL"], device="cpu", model_kwargs={"dtype": dtype} if dtype else None
+    os.environ["MODEL"],
+    device=os.environ.get("DEVICE", "cpu"),
+    model_kwargs={"dtype": dtype} if dtype else None,
 )
 
 
