@@ -29,15 +29,23 @@ class InputError(EmbedkitError, ValueError):
     """Report a wrong argument, file, record or option."""
 
 
+# Characters of an unknown name that are compared and shown: a longer one is no slip of the pen.
+_LONGEST_NAME = 80
+
+
 class UnknownNameError(InputError, LookupError):
-    """Report a name that nothing answers to, with the nearest ones that exist."""
+    """Report a name that nothing answers to, with the nearest ones that exist.
+
+    `hint` says what to do at the command line, and `message` all but that; `kind` is what the name should be of.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         import difflib
 
         names = sorted(set(known))
         lowered = {n.lower(): n for n in names}
-        asked = name.lower()
+        shown = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+        asked = shown.lower()
         near = [lowered[n] for n in difflib.get_close_matches(asked, lowered, n=3, cutoff=0.6)]
         near += [n for low, n in lowered.items() if name and n not in near and asked in low]
         if near:
@@ -46,7 +54,9 @@ class UnknownNameError(InputError, LookupError):
             advice = f"known: {', '.join(names[:20])}."
         else:
             advice = "none is known."
-        super().__init__(f"unknown {kind} {name!r}: {advice}{' ' + hint if hint else ''}")
+        self.message = f"unknown {kind} {shown!r}: {advice}"
+        super().__init__(f"{self.message} {hint}" if hint else self.message)
+        self.kind = kind
         self.name = name
         self.suggestions = near[:3]
 

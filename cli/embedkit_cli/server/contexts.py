@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from embedkit.errors import InputError
+from embedkit_cli.server.errors import invalid
+
 if TYPE_CHECKING:
     from embedkit_cli.server.schemas import ContextBody
     from embedkit_indexes import Index, SearchResult
@@ -15,14 +18,17 @@ def context_of(
 ) -> dict[str, Any]:
     """Return the passages of a result, and in the form asked for what is put into a prompt.
 
-    Raises InputError for a budget that is too small.
+    Raises ApiError 400 for a budget that is too small.
     """
     from embedkit_indexes import ContextConfig, build_context
     from embedkit_indexes.context_counting import counter_of
 
     config = ContextConfig(body.budget, body.format, body.expand, body.order)
     count = None if mode == "lexical" else counter_of(index.embedder)
-    context = build_context(result, config, count_tokens=count, shown_source=shown_source)
+    try:
+        context = build_context(result, config, count_tokens=count, shown_source=shown_source)
+    except InputError as e:
+        raise invalid(str(e), "context") from None
     out: dict[str, Any] = {"format": body.format, **context.to_dict()}
     del out["question"]
     if body.format == "markdown":

@@ -12,13 +12,27 @@ from starlette.responses import Response
 
 from embedkit.errors import (
     EmbedderError,
-    EmbedkitError,
     InputError,
+    MissingExtraError,
+    RerankerError,
     ServerError,
+    StoreError,
     UnknownNameError,
 )
 
 log = logging.getLogger("embedkit.server")
+# Of a message; what a request holds may stand in it.
+_LONGEST = 500
+# What a client may know of what failed; the first that fits.
+_FAILED: tuple[tuple[type[Exception], int, str], ...] = (
+    (StoreError, 503, "the index cannot be read at present"),
+    (OSError, 503, "a file or a connection of this server failed"),
+    (ServerError, 503, "a model's server behind this one failed"),
+    (EmbedderError, 500, "the embedder failed"),
+    (RerankerError, 500, "the reranker failed"),
+    (MissingExtraError, 500, "this server lacks a package that the request needs"),
+    (Exception, 500, "internal error"),
+)
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -36,7 +50,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…"
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
@@ -67,20 +81,16 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
     """Return what a client may know of an error; what it may not know is logged under the request's id."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, UnknownNameError | InputError):
-        return invalid(str(error))
+    if isinstance(error, InputError):
+        return invalid(sentence(error))
     log.error("request %s failed", request_id, exc_info=error)
-    if isinstance(error, OSError):  # StoreError is one
-        return ApiError(
-            503, f"the index cannot be read at present; the server's log has more under {request_id}"
-        )
-    if isinstance(error, ServerError):
-        return ApiError(
-            503, f"the embedding server behind this one failed; the log has more under {request_id}"
-        )
-    if isinstance(error, EmbedderError | EmbedkitError):
-        return ApiError(500, f"the model failed; the server's log has more under {request_id}")
-    return ApiError(500, f"internal error; the server's log has more under {request_id}")
+    status, said = next((status, said) for kind, status, said in _FAILED if isinstance(error, kind))
+    return ApiError(status, f"{said}; the server's log has more under {request_id}")
+
+
+def sentence(error: InputError) -> str:
+    """Return an error's words without its hint for the command line."""
+    return error.message if isinstance(error, UnknownNameError) else str(error)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -6,7 +6,15 @@ import difflib
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from embedkit_cli.server.errors import ApiError, invalid
 
@@ -47,6 +55,20 @@ _INPUT = {
     "description": "A text, or several. Token arrays are refused: they belong to another model's tokenizer.",
 }
 Texts = Annotated[list[str], BeforeValidator(_checked_input), WithJsonSchema(_INPUT)]
+# A longer name is none, and not compared with those that there are.
+Name = Annotated[str, Field(max_length=200)]
+# Of fields that may be of several kinds: their own errors name the kinds one by one.
+_KINDS = {
+    "tasks": 'give a task\'s name (200 characters at most) or {"instruction": "…"}',
+    "where": "give a filter as text or as an object",
+    "snippets": 'give true, false, "words" or "meaning"',
+}
+
+
+def _checked_weights(weights: list[float]) -> list[float]:
+    if min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        raise ValueError(f"{weights} cannot weigh vectors and words: give none below 0, and not both 0")
+    return weights
 
 
 class _Body(BaseModel):
@@ -57,18 +79,18 @@ class EmbeddingsBody(_Body):
     """The body of POST /v1/embeddings: OpenAI's, with `input_type`, `task` and `instruction`."""
 
     input: Texts
-    model: str | None = Field(None, description="One of GET /v1/models; else the first of them.")
+    model: Name | None = Field(None, description="One of GET /v1/models; else the first of them.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
         None, ge=1, description="Shorter vectors, where the model was trained to be cut."
     )
-    user: str | None = Field(None, description="Taken as OpenAI takes it, and not used.")
+    user: Name | None = Field(None, description="Taken as OpenAI takes it, and not used.")
     input_type: Literal["query", "document", "rendered"] | None = Field(
         None,
         description="A query carries a task's instruction, a document none, and a rendered text is encoded as it is; "
         "else document, or query where a task or an instruction is given.",
     )
-    task: str | None = Field(None, description="The task of the queries, one of GET /tasks.")
+    task: Name | None = Field(None, description="The task of the queries, one of GET /tasks.")
     instruction: str | None = Field(None, description="What the queries should find, in your own words.")
 
 
@@ -95,24 +117,24 @@ class SearchBody(_Body):
     """The body of POST /search."""
 
     query: str = Field(min_length=1)
-    index: str | None = Field(None, description="One of GET /indexes; else the first of them.")
-    tasks: list[str | TaskBody] | None = Field(
+    index: Name | None = Field(None, description="One of GET /indexes; else the first of them.")
+    tasks: list[Name | TaskBody] | None = Field(
         None,
         min_length=1,
         max_length=8,
         description="Tasks by name or in your own words, answered side by side; else the embedder's default.",
     )
     k: int = Field(10, ge=1, le=1000, description="How many hits.")
-    lang: str | None = Field(None, description="Find chunks of this language alone.")
+    lang: Name | None = Field(None, description="Find chunks of this language alone.")
     where: str | dict[str, Any] | None = Field(None, description="A filter, as text or as an object.")
     mode: Literal["dense", "hybrid", "lexical"] = "dense"
-    weights: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="Of vectors and words, with mode hybrid."
-    )
+    weights: (
+        Annotated[list[float], Field(min_length=2, max_length=2), AfterValidator(_checked_weights)] | None
+    ) = Field(None, description="Of vectors and words, with mode hybrid.")
     recall: float | None = Field(
         None, gt=0, le=1, description="Recall@10 to reach, by the index's own measurement."
     )
-    rerank: str | None = Field(
+    rerank: Name | None = Field(
         None, description="Score the best hits anew: one of the rerankers of GET /indexes."
     )
     rerank_depth: int = Field(50, ge=1, le=1000, description="How many hits are scored anew, k at least.")
@@ -149,8 +171,15 @@ def read_body(model: type[_M], raw: bytes) -> _M:
 
 def _told(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    where = first["loc"]
     message = first["msg"].removeprefix("Value error, ")
+    kinds = _KINDS.get(str(where[0])) if where else None
+    own = 2 if where and where[0] == "tasks" else 1
+    if kinds is not None and len(where) > own:
+        where, message = where[:own], kinds
+    elif first["type"] == "model_type":
+        message = "give an object"
+    place = ".".join(map(str, where))
     return invalid(f"{place}: {message[:1].lower()}{message[1:]}", place)
 
 

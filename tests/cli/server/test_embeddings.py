@@ -216,7 +216,7 @@ def test_one_poisoned_text_fails_its_own_request_alone(start: Start) -> None:
     for thread in first + rest:
         thread.join()
     assert {t: a.status for t, a in answers.items()} == {"one": 200, "poison": 500, "two": 200}
-    assert answers["poison"].message.startswith("the model failed; the server's log has more under ")
+    assert answers["poison"].message.startswith("the embedder failed; the server's log has more under ")
     assert "NaN" in server.stop()[1]
 
 

@@ -164,7 +164,7 @@ def test_no_path_of_the_server_is_shown(server: Server, shop_index: Path) -> Non
         ({"query": "a", "lang": "klingon"}, 400, "unknown language 'klingon'"),
         ({"query": "a", "mode": "psychic"}, 400, "mode: input should be 'dense', 'hybrid' or 'lexical'"),
         ({"query": "a", "weights": [1], "mode": "hybrid"}, 400, "weights: list should have at least 2 items"),
-        ({"query": "a", "weights": [0, 0], "mode": "hybrid"}, 400, "weights are (0.0, 0.0)"),
+        ({"query": "a", "weights": [0, 0], "mode": "hybrid"}, 400, "weights: [0.0, 0.0] cannot weigh"),
         ({"query": "a", "recall": 2}, 400, "recall: input should be less than or equal to 1"),
         ({"query": "a", "task": "qa"}, 400, "there is no field 'task': did you mean 'tasks'?"),
     ],
