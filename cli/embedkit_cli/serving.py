@@ -125,7 +125,7 @@ def serve(
     embedkit serve --embedder bundled
     """
     from embedkit.errors import InputError
-    from embedkit_cli.server.config import LOOPBACK, ServerConfig
+    from embedkit_cli.server.config import ServerConfig
 
     if not indexes and embedder is None:
         raise InputError("name an index to serve, or an embedder with --embedder")
@@ -145,8 +145,8 @@ def serve(
         host=host,
         port=port,
         keys=keys,
-        hosts=(*LOOPBACK, *hosts) if host in _LOOPBACK else hosts,
-        cors=cors,
+        hosts=_hosts(host, hosts, bool(keys)),
+        cors=_origins(cors),
         refresh=refresh,
         access_log=access_log,
         limits=_limits(max_body, max_texts, max_queue, timeout, client_timeout),
@@ -200,6 +200,47 @@ def _keys(key: str | None, path: str | None) -> tuple[str, ...]:
         if not one.strip() or not one.isascii() or any(c.isspace() for c in one):
             raise InputError("an API key is empty, or holds spaces or letters outside ASCII: choose another")
     return tuple(keys)
+
+
+def _hosts(address: str, told: Sequence[str], with_key: bool) -> tuple[str, ...]:
+    """Return the names to answer to; none, for any, where no page could know the key."""
+    import re
+    import socket
+
+    from embedkit.errors import InputError
+    from embedkit_cli.server.config import LOOPBACK
+
+    for name in told:
+        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", name, re.ASCII):
+            raise InputError(
+                f"--allow-host {name!r} is no name of a host: write it without scheme, port and path, as in box.example"
+            )
+    if address in _LOOPBACK:
+        return (*LOOPBACK, *told)
+    if with_key:
+        return tuple(told)
+    own = socket.gethostname().partition(".")
+    return (*LOOPBACK, address, "".join(own), own[0], f"{own[0]}.local", *told)
+
+
+def _origins(told: Sequence[str]) -> tuple[str, ...]:
+    """Return origins as browsers write them."""
+    import re
+
+    from embedkit.errors import InputError
+
+    out = []
+    for text in told:
+        found = re.fullmatch(
+            r"([a-z][a-z0-9+.-]*)://([\w.-]+|\[[0-9a-f:.]+\])(:\d+)?", text.lower(), re.ASCII
+        )
+        if text != "*" and found is None:
+            raise InputError(
+                f"--cors {text!r} is no origin: write scheme, host and port alone, as in https://example.org:8443, or *"
+            )
+        usual = {"http": ":80", "https": ":443"}.get(found[1], "") if found else ""
+        out.append(text.lower().removesuffix(usual))
+    return tuple(out)
 
 
 def _rerankers(told: Sequence[str]) -> dict[str, str]:

@@ -63,7 +63,9 @@ def create_app(
         yield
         service.close()
 
-    app = _Application(title="embedkit", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = _Application(
+        title="embedkit", docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False
+    )
     app.state.service = service
     app.router.route_class = _Bare
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -115,7 +117,7 @@ def create_app(
     if config.cors:
         app.front = CORSMiddleware(
             app.front, allow_origins=config.cors, allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"], expose_headers=["x-request-id", "retry-after"],
+            allow_headers=["authorization", "content-type"], expose_headers=["x-request-id", "retry-after", "x-truncated-tokens"],
         )  # fmt: skip
     return app
 

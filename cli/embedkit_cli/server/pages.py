@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import fastapi_offline
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -15,7 +15,8 @@ from starlette.staticfiles import StaticFiles
 _HERE = Path(__file__).resolve().parent
 PAGE = _HERE / "page"
 _API_DOCS = _HERE / "api_docs"
-_SWAGGER = ("swagger-ui.css", "swagger-ui-bundle.js")
+_SWAGGER = Path(fastapi_offline.__file__).parent / "static"
+_SWAGGER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js")
 
 
 class _Page(StaticFiles):
@@ -29,14 +30,12 @@ class _Page(StaticFiles):
 
 def add_pages(app: FastAPI) -> None:
     """Serve the page's files, and those of /docs, each by a route of its own or from one folder."""
-    if (PAGE / "index.html").is_file():
-        app.router.routes += [_file("/", PAGE / "index.html"), Mount("/static", _Page(directory=PAGE))]
-    found = find_spec("fastapi_offline")
-    swagger = Path(found.origin).parent / "static" if found is not None and found.origin else _API_DOCS
     app.router.routes += [
+        _file("/", PAGE / "index.html"),
+        Mount("/static", _Page(directory=PAGE)),
         _file("/docs", _API_DOCS / "index.html"),
         _file("/docs/start.js", _API_DOCS / "start.js"),
-        *(_file(f"/docs/{name}", swagger / name) for name in _SWAGGER),
+        *(_file(f"/docs/{name}", _SWAGGER / name) for name in _SWAGGER_FILES),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def guarded(start: Start, tmp_path: Path) -> Server:
     """A server with two keys from a file and one from the environment, which lets one site's pages ask."""
     (tmp_path / "keys").write_text(KEYS)
     return start(
-        "--embedder", "held", "--api-key-file", tmp_path / "keys", "--cors", "https://shop.example",
+        "--embedder", "held", "--api-key-file", tmp_path / "keys", "--cors", "https://SHOP.example:443",
         EMBEDKIT_API_KEY="third-key",
     )  # fmt: skip
 
@@ -57,22 +58,55 @@ def test_keys_are_asked_for(guarded: Server) -> None:
 
 def test_the_host_header_is_checked(server: Server, start: Start) -> None:
     """On loopback another host's name is refused, so that no page reaches the server by rebinding its own name."""
-    for host in ("localhost", f"localhost:{server.port}", "127.0.0.1:1", "[::1]:80", "LOCALHOST"):
+    own = (
+        "localhost",
+        f"localhost:{server.port}",
+        "127.0.0.1:1",
+        "[::1]:80",
+        "LOCALHOST",
+        "192.0.2.7:80",
+        "[::2]",
+    )
+    for host in own:
         assert server.get("/health", Host=host).status == 200, host
     for host in (
-        "evil.example",
-        "127.0.0.1.evil.example",
-        "localhost.evil.example:8000",
-        "",
-        "[::2]",
-        "@localhost",
-    ):
+        "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "", "[evil.example]", "@localhost",
+        "2130706433",
+    ):  # fmt: skip
         answer = server.get("/health", Host=host)
         assert (answer.status, answer.json["error"]["code"]) == (421, "host_not_allowed"), host
-    assert (
-        start("--embedder", "held", "--allow-host", "box.example").get("/health", Host="box.example:1").status
-        == 200
+        assert "--" not in answer.message
+    other = start("--embedder", "held", "--allow-host", "Box.example")
+    assert other.get("/health", Host="box.example:1").status == 200
+    for _ in range(2):
+        assert other.get("/health", Host="evil.example").status == 421
+    assert other.stop()[1].count("--allow-host") == 1
+
+
+def test_without_a_key_the_host_header_is_checked_on_every_address(start: Start) -> None:
+    """--insecure on all addresses answers to numbers, the machine's own name and --allow-host; a key makes all names good."""
+    open_to_all = start(
+        "--embedder", "held", "--host", "0.0.0.0", "--insecure", "--allow-host", "box.example"
     )
+    for host in ("192.0.2.7:80", "localhost", "box.example", f"{socket.gethostname()}:{open_to_all.port}"):
+        assert open_to_all.get("/v1/models", Host=host).status == 200, host
+    rebound = {"Host": "evil.example", "Origin": "http://evil.example"}
+    assert open_to_all.post("/v1/embeddings", {"input": "a"}, **rebound).status == 421
+    with_key = start("--embedder", "held", "--host", "0.0.0.0", EMBEDKIT_API_KEY="key")
+    assert with_key.get("/v1/models", Host="any.example", Authorization="Bearer key").status == 200
+
+
+def test_other_sites_elements_may_not_ask(server: Server) -> None:
+    """What another site's page loads without a word of its origin, such as an image, is refused; links to the page work."""
+    for path in ("/map?index=shop", "/indexes", "/metrics"):
+        answer = server.get(path, **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})
+        assert (answer.status, answer.json["error"]["code"]) == (403, "origin_not_allowed"), path
+    for site in ("same-origin", "none"):
+        assert server.get("/indexes", **{"Sec-Fetch-Site": site}).status == 200
+    for path in ("/", "/docs", "/static/main.js"):
+        assert (
+            server.get(path, **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}).status == 200
+        )
 
 
 def test_other_sites_pages_may_not_ask(server: Server, guarded: Server) -> None:
@@ -82,15 +116,22 @@ def test_other_sites_pages_may_not_ask(server: Server, guarded: Server) -> None:
     for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
         answer = server.post("/search", {"query": "a"}, Origin=origin)
         assert (answer.status, "access-control-allow-origin" in answer.headers) == (403, False)
+        assert "--" not in answer.message
     told = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}  # fmt: skip
     preflight = guarded.ask("OPTIONS", "/v1/embeddings", headers=told)
     assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (
         200,
         "https://shop.example",
     )
-    asked = {"Origin": "https://shop.example", "Authorization": "Bearer first-key"}
-    answer = guarded.ask("POST", "/v1/embeddings", {"input": "a"}, asked)
+    asked = {
+        "Origin": "https://shop.example",
+        "Sec-Fetch-Site": "cross-site",
+        "Authorization": "Bearer first-key",
+    }
+    answer = guarded.ask("POST", "/v1/embeddings", {"input": "a " * 100}, asked)
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    shown = answer.headers["access-control-expose-headers"].lower()
+    assert "x-truncated-tokens" in answer.headers and "x-truncated-tokens" in shown
     foreign = guarded.ask("OPTIONS", "/v1/embeddings", headers={**told, "Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in foreign.headers
 
@@ -143,3 +184,9 @@ def test_openapi_tells_the_truth_of_errors(server: Server) -> None:
         assert "422" not in told["responses"] and "400" in told["responses"]
         assert "$ref" in told["requestBody"]["content"]["application/json"]["schema"]
     assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+
+
+def test_a_slash_too_many_is_nothing(server: Server) -> None:
+    """A path with a slash at its end gets 404, and no redirect to a place that a header names."""
+    for path in ("/search/", "/indexes/", "/docs/"):
+        assert server.get(path).status == 404, path
