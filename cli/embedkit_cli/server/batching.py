@@ -12,34 +12,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit.embedder import Embedder
-from embedkit.texts import is_visible
+from embedkit.errors import EmbedderError, ServerError
 from embedkit_cli.server.errors import ApiError
+from embedkit_cli.server.units import Unit, UnitEncoder
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Role = Literal["query", "document", "rendered"]
 
 # A batch is about so many seconds of work: so long waits, at worst, who arrives behind a request of many texts.
 _SECONDS = 0.1
 # Characters of a batch before the embedder's pace is known, and at least.
 _LEAST = 16_384
 _MOST = 4_194_304
-
-
-class Unit(NamedTuple):
-    """A text to encode: a query under its instruction, a document, or a string that is rendered already."""
-
-    role: Role
-    instruction: str | None
-    text: str
 
 
 class Encoded(NamedTuple):
@@ -52,7 +43,9 @@ class Encoded(NamedTuple):
 class _Job:
     """One request's texts; slices of it join batches until all are encoded."""
 
-    __slots__ = ("count", "done", "future", "loop", "taken", "tokens", "units", "vectors")
+    __slots__ = (
+        "characters", "count", "done", "future", "loop", "sizes", "taken", "tokens", "units", "vectors"
+    )  # fmt: skip
 
     def __init__(
         self, units: Sequence[Unit], dim: int, count: bool, loop: asyncio.AbstractEventLoop | None
@@ -60,6 +53,8 @@ class _Job:
         import numpy as np
 
         self.units = units
+        self.sizes: list[int] = []
+        self.characters = sum([len(unit.text) for unit in units])
         self.count = count
         # A coroutine's future is settled on its loop, a thread's where it is.
         self.loop = loop
@@ -75,10 +70,11 @@ class _Job:
         """Give whoever waits the vectors, or the error; nobody waits any more where time ran out."""
         if self.future.done():
             return
-        if error is None:
-            self.future.set_result(Encoded(self.vectors, self.tokens))
-        else:
-            self.future.set_exception(error)
+        with suppress(InvalidStateError):  # given up at this very moment
+            if error is None:
+                self.future.set_result(Encoded(self.vectors, self.tokens))
+            else:
+                self.future.set_exception(error)
 
 
 class _Slice(NamedTuple):
@@ -90,7 +86,8 @@ class _Slice(NamedTuple):
 class Batcher:
     """Let threads and coroutines share one embedder, `embedder.parallel` calls of it at a time.
 
-    `most_waiting` texts may wait; `on_batch` is told the texts, tokens and seconds of each call.
+    `most_waiting` texts of `most_characters` together may wait; `on_batch` is told of each call how many texts it had, how
+    many tokens those that are counted have, and its seconds.
     """
 
     def __init__(
@@ -98,19 +95,18 @@ class Batcher:
         embedder: Embedder,
         most_waiting: int,
         on_batch: Callable[[int, int, float], Any] = lambda texts, tokens, seconds: None,
+        most_characters: int = 64_000_000,
     ) -> None:
         self.embedder = embedder
         self._most = most_waiting
+        self._most_characters = most_characters
         self._on_batch = on_batch
         self._reach = 4 * embedder.info.max_length
-        # A class that encodes queries or documents in a way of its own has to be asked by role.
-        kind = type(embedder)
-        self._one_call = (
-            kind.encode_query is Embedder.encode_query and kind.encode_document is Embedder.encode_document
-        )
+        self._encoder = UnitEncoder(embedder)
         self._jobs: deque[_Job] = deque()
         self._waiting = 0
         self._waiting_size = 0
+        self._waiting_characters = 0
         self._pace = 0.0
         self._closed = False
         self._lock = threading.Lock()
@@ -132,23 +128,31 @@ class Batcher:
         assert isinstance(job.future, asyncio.Future)
         return await job.future
 
-    def encode_waiting(self, units: Sequence[Unit]) -> Encoded:
-        """Encode texts, for a thread that may wait; raises as `encode` does."""
+    def encode_waiting(self, units: Sequence[Unit], *, bounded: bool = True) -> Encoded:
+        """Encode texts, for a thread that may wait; raises as `encode` does, never 429 if not `bounded`."""
         job = _Job(units, self.embedder.info.dim, False, None)
-        self._submit(job)
+        self._submit(job, bounded)
         assert isinstance(job.future, Future)
         return job.future.result()
 
-    def _submit(self, job: _Job) -> None:
-        size = sum(map(self._size, job.units))
+    def _submit(self, job: _Job, bounded: bool = True) -> None:
+        job.sizes = [self._size(unit) for unit in job.units]
         with self._lock:
             if self._closed:
                 raise ApiError(503, "the server is stopping", headers={"Connection": "close"})
-            if self._waiting and self._waiting + len(job.units) > self._most:
+            if (
+                bounded
+                and self._waiting
+                and (
+                    self._waiting + len(job.units) > self._most
+                    or self._waiting_characters + job.characters > self._most_characters
+                )
+            ):
                 raise self._full()
             self._jobs.append(job)
             self._waiting += len(job.units)
-            self._waiting_size += size
+            self._waiting_size += sum(job.sizes)
+            self._waiting_characters += job.characters
         self._wake.put(None)
 
     def close(self) -> None:
@@ -190,96 +194,88 @@ class Batcher:
         unfinished: list[_Job] = []
         while self._jobs and room > 0:
             job = self._jobs.popleft()
-            start, size = job.taken, 0
             if job.future.cancelled():  # its client was told that time is up
-                self._forget(job.units[start:])
+                self._forget(job, len(job.units))
                 continue
-            share = room // (len(self._jobs) + 1)
-            while job.taken < len(job.units) and (not size or size < share):
-                size += self._size(job.units[job.taken])
-                job.taken += 1
+            start = stop = job.taken
+            size, share = 0, room // (len(self._jobs) + 1)
+            while stop < len(job.units) and (not size or size < share):
+                size += job.sizes[stop]
+                stop += 1
             room -= size
-            self._forget(job.units[start : job.taken])
-            batch.append(_Slice(job, start, job.taken))
-            if job.taken < len(job.units):
+            self._forget(job, stop)
+            batch.append(_Slice(job, start, stop))
+            if stop < len(job.units):
                 unfinished.append(job)
         self._jobs.extend(unfinished)
         return batch
 
-    def _forget(self, units: Sequence[Unit]) -> None:
-        self._waiting -= len(units)
-        self._waiting_size -= sum(map(self._size, units))
+    def _forget(self, job: _Job, stop: int) -> None:
+        """Count a request's texts up to `stop` as waiting no more; its characters are held until all are taken."""
+        self._waiting -= stop - job.taken
+        self._waiting_size -= sum(job.sizes[job.taken : stop])
+        job.taken = stop
+        if stop == len(job.units):
+            self._waiting_characters -= job.characters
 
     def _encode(self, batch: Sequence[_Slice]) -> None:
-        units = [unit for job, start, stop in batch for unit in job.units[start:stop]]
         began = time.perf_counter()
         try:
-            vectors = self._vectors(units)
-            tokens = self._tokens(batch, units)
-        except Exception as e:
-            self._failed(batch, e)
+            texts = self._fill(batch)
+            tokens = self._count(batch)
+        except BaseException as e:  # a panic of a tokenizer's is no Exception; the thread has to live on
+            self._failed(batch, e if isinstance(e, Exception) else EmbedderError(f"{type(e).__name__}: {e}"))
             return
         seconds = time.perf_counter() - began
-        size = sum(map(self._size, units))
+        size = sum([sum(job.sizes[start:stop]) for job, start, stop in batch])
         # A batch weighs by its length: that of one short query says little of the pace.
         weight = min(size / _LEAST, 1) * 0.5
         self._pace += weight * (size / max(seconds, 1e-6) - self._pace)
         complete: list[_Job] = []
-        row = 0
-        for job, start, stop in batch:
-            job.vectors[start:stop] = vectors[row : row + stop - start]
-            if job.count:
-                job.tokens[start:stop] = tokens[row : row + stop - start]
-            row += stop - start
-            with self._lock:
+        with self._lock:
+            for job, start, stop in batch:
                 job.done += stop - start
                 if job.done == len(job.units):
                     complete.append(job)
         _settle(complete)
-        self._on_batch(len(units), sum(tokens), seconds)
+        self._on_batch(texts, tokens, seconds)
 
     def _failed(self, batch: Sequence[_Slice], error: Exception) -> None:
         """Find the request whose text the embedder fails on, so that the others get their answers."""
-        if len(batch) > 1:
+        # No text is to blame for a server that does not answer: to ask it again for each request is a flood.
+        if len(batch) > 1 and not isinstance(error, ServerError | OSError):
             for part in batch:
                 self._encode([part])
             return
-        job = batch[0].job
+        jobs = [part.job for part in batch]
         with self._lock:
-            if job in self._jobs:
-                self._jobs.remove(job)
-                self._forget(job.units[job.taken :])
-        _settle([job], error)
+            for job in jobs:
+                if job in self._jobs:
+                    self._jobs.remove(job)
+                    self._forget(job, len(job.units))
+        _settle(jobs, error)
 
-    def _tokens(self, batch: Sequence[_Slice], units: Sequence[Unit]) -> list[int]:
-        if not any(part.job.count for part in batch):
-            return [0] * len(units)
-        return self.embedder.count_tokens([self._rendered(unit) for unit in units])
+    def _fill(self, batch: Sequence[_Slice]) -> int:
+        """Encode a batch's texts, give each request its vectors, and return how many they are."""
+        units = [unit for job, start, stop in batch for unit in job.units[start:stop]]
+        vectors = self._encoder.vectors(units)
+        row = 0
+        for job, start, stop in batch:
+            job.vectors[start:stop] = vectors[row : row + stop - start]
+            row += stop - start
+        return len(units)
 
-    def _vectors(self, units: Sequence[Unit]) -> NDArray[np.float32]:
-        if self._one_call or all(unit.role == "rendered" for unit in units):
-            return self.embedder.encode_rendered([self._rendered(unit) for unit in units])
-        import numpy as np
-
-        out = np.empty((len(units), self.embedder.info.dim), np.float32)
-        for kind in dict.fromkeys(unit[:2] for unit in units):
-            rows = [row for row, unit in enumerate(units) if unit[:2] == kind]
-            out[rows] = self._of_kind(*kind, [units[row].text for row in rows])
-        return out
-
-    def _of_kind(self, role: Role, instruction: str | None, texts: list[str]) -> NDArray[np.float32]:
-        if role == "query":
-            return self.embedder.encode_query(texts, instruction=instruction)
-        return (self.embedder.encode_document if role == "document" else self.embedder.encode_rendered)(texts)
-
-    def _rendered(self, unit: Unit) -> str:
-        template = self.embedder.info.template
-        if unit.role == "query":
-            return template.render_query(unit.text, unit.instruction)
-        # A document without a visible character is no error: as in `encode_document`, its vector is all zeros.
-        if unit.role == "document" and is_visible(unit.text):
-            return template.render_document(unit.text)
-        return unit.text
+    def _count(self, batch: Sequence[_Slice]) -> int:
+        """Count the tokens of those requests that asked for it, and return their sum."""
+        total = 0
+        wanted = [part for part in batch if part.job.count]
+        if wanted:
+            tokens = self._encoder.tokens([u for job, start, stop in wanted for u in job.units[start:stop]])
+            for job, start, stop in wanted:
+                job.tokens[start:stop] = tokens[total : total + stop - start]
+                total += stop - start
+            total = sum(tokens)
+        return total
 
 
 def _settle(jobs: Sequence[_Job], error: Exception | None = None) -> None:

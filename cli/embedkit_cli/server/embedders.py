@@ -13,7 +13,8 @@ from embedkit.embedder import Embedder, _checked
 from embedkit.errors import InputError
 from embedkit.registry import full_name, get_embedder, reopen_embedder
 from embedkit.tasks import Task
-from embedkit_cli.server.batching import Batcher, Unit
+from embedkit_cli.server.batching import Batcher
+from embedkit_cli.server.units import Unit
 
 if TYPE_CHECKING:
     import numpy as np

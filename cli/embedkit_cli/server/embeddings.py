@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embedkit.texts import is_visible
-from embedkit_cli.server.batching import Unit
 from embedkit_cli.server.embedders import ServedEmbedder
 from embedkit_cli.server.errors import ApiError, invalid
 from embedkit_cli.server.schemas import EmbeddingsBody, read_body
 from embedkit_cli.server.service import Service
+from embedkit_cli.server.units import Unit
 
 if TYPE_CHECKING:
     import numpy as np

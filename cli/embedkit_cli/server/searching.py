@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from embedkit.errors import InputError, UnknownNameError
 from embedkit.tasks import Task, get_task
-from embedkit_cli.server.batching import Unit
 from embedkit_cli.server.contexts import context_of
 from embedkit_cli.server.embedders import ServedEmbedder, prepared
 from embedkit_cli.server.embeddings import check_text
@@ -22,6 +21,7 @@ from embedkit_cli.server.errors import ApiError, invalid, json_bytes, sentence
 from embedkit_cli.server.schemas import SearchBody, check_filter, read_body
 from embedkit_cli.server.service import Service
 from embedkit_cli.server.snippets import by_words
+from embedkit_cli.server.units import Unit
 from embedkit_indexes.results import shown_metadata
 
 if TYPE_CHECKING:

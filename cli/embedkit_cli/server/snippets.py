@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from embedkit_cli.server.batching import Unit
+from embedkit_cli.server.units import Unit
 
 if TYPE_CHECKING:
     import numpy as np
