@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -16,6 +20,9 @@ from embedkit.errors import InputError
 from embedkit_cli.server.app import create_app
 from embedkit_cli.server.config import ServerConfig
 from embedkit_cli.server.protocol import bounded
+
+# For threads that were told to end, and do.
+_LAST_SECONDS = 0.5
 
 
 class _Server(uvicorn.Server):
@@ -32,6 +39,12 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn leaves it out, and it would end with a traceback.
+            await self.lifespan.shutdown()
 
 
 def serve(config: ServerConfig) -> None:
@@ -68,6 +81,20 @@ def serve(config: ServerConfig) -> None:
         server.run(sockets=[listening])
     if errors:
         raise errors[0]
+    _leave()
+
+
+def _leave() -> None:
+    """End the process where a thread would keep it: all that may be waited for has been."""
+    end = time.monotonic() + _LAST_SECONDS
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(max(end - time.monotonic(), 0))
+            if thread.is_alive():
+                logging.shutdown()
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
 
 
 def _bound(host: str, port: int) -> socket.socket:

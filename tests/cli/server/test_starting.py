@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -203,3 +205,59 @@ def test_it_answers_while_it_opens(environment: dict[str, str], tmp_path: Path) 
         assert server.post("/v1/embeddings", {"input": "a"}).status == 200
     finally:
         assert server.stop()[0] == 0
+
+
+_GRACE = """
+import sys
+from pathlib import Path
+from embedkit_cli.server.config import Limits, ServedPath, ServerConfig
+from embedkit_cli.server.running import serve
+
+served = (ServedPath("shop", Path(sys.argv[1])),)
+serve(ServerConfig(indexes=served, rerankers={"second": "embedder:held"}, port=0, limits=Limits(grace=float(sys.argv[2]))))
+"""
+
+
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=["grace", "twice"]
+)
+def test_nothing_keeps_it_from_ending(
+    environment: dict[str, str], shop_index: Path, tmp_path: Path, numbers: list[int]
+) -> None:
+    """After the time for it, or a second Ctrl-C, the process ends with 0 though searches and encodings are stuck."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _GRACE, str(shop_index), "1" if len(numbers) == 1 else "600"], env={**environment, "HELD_FOLDER": str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    server = Server(process, process.stdout.readline(), tmp_path)
+    before = len(server.calls)
+    server.hold()
+    answers: list[Any] = []
+
+    def ask(path: str, body: dict[str, Any]) -> None:
+        try:
+            answers.append(server.post(path, body).status)
+        except (OSError, http.client.HTTPException) as e:
+            answers.append(e)
+
+    search = {"query": "a plan", "mode": "lexical", "rerank": "second"}
+    threads = [
+        threading.Thread(target=ask, args=asked)
+        for asked in (("/search", search), ("/v1/embeddings", {"input": "a"}))
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(server.calls) >= before + 2)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.5)  # two signals of a kind at once are one
+    try:
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    for thread in threads:
+        thread.join()
+    assert (process.returncode, "Traceback" in stderr) == (0, False), stderr
+    if len(numbers) == 1:
+        assert answers == [503, 503]
