@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -98,4 +97,15 @@ def json_bytes(value: Any) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:
-        return json.dumps(value, ensure_ascii=False).encode()
+        return orjson.dumps(_written_out(value), option=orjson.OPT_NON_STR_KEYS)
+
+
+def _written_out(value: Any) -> Any:
+    """Return a value in which whole numbers beyond 64 bits, which orjson refuses, are JSON already."""
+    if isinstance(value, dict):
+        return {name: _written_out(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written_out(one) for one in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return orjson.Fragment(str(value))
+    return value
