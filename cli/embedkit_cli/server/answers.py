@@ -134,9 +134,13 @@ class Snippet(BaseModel):
 
 
 class Hit(BaseModel):
-    """A chunk found; `score` is as the mode says, `cosine` and `bm25` what each gave in mode hybrid."""
+    """A chunk found; `score` is as the mode says, `cosine` and `bm25` what each gave in mode hybrid.
+
+    Where a reranker ordered the hits, `rerank_score` is its score, and `first_rank` the rank before.
+    """
 
     rank: int
+    first_rank: int | None = None
     score: float
     document_id: str
     chunk_id: int
@@ -205,6 +209,15 @@ class ContextAnswer(BaseModel):
     messages: list[dict[str, str]] | None = None
 
 
+class Rerank(BaseModel):
+    """What a reranker did and cost: hits scored, tokens read (0: not counted), seconds."""
+
+    reranker: str
+    candidates: int
+    tokens: int
+    seconds: float
+
+
 class Result(BaseModel):
     """What one task found; `truncated` counts tokens of the query that were not read."""
 
@@ -216,6 +229,7 @@ class Result(BaseModel):
     took_ms: float
     encoded: str | None = None
     tokens: list[str] | None = None
+    rerank: Rerank | None = None
     context: ContextAnswer | None = None
 
 

@@ -21,6 +21,7 @@ from embedkit.embedder import Embedder
 from embedkit.errors import EmbedderError, ServerError
 from embedkit_cli.server.errors import ApiError
 from embedkit_cli.server.units import Unit, UnitEncoder
+from embedkit_cli.server.workers import result_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +134,7 @@ class Batcher:
         job = _Job(units, self.embedder.info.dim, False, None)
         self._submit(job, bounded)
         assert isinstance(job.future, Future)
-        return job.future.result()
+        return result_of(job.future)
 
     def _submit(self, job: _Job, bounded: bool = True) -> None:
         job.sizes = [self._size(unit) for unit in job.units]

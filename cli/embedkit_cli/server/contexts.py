@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import InputError
 from embedkit_cli.server.errors import invalid
+from embedkit_cli.server.hits import public_metadata, shown_source
 
 if TYPE_CHECKING:
     from embedkit_cli.server.schemas import ContextBody
     from embedkit_indexes import Index, SearchResult
 
 
-def context_of(
-    index: Index, result: SearchResult, body: ContextBody, mode: str, shown_source: Callable[[str], str]
-) -> dict[str, Any]:
+def context_of(index: Index, result: SearchResult, body: ContextBody, mode: str) -> dict[str, Any]:
     """Return the passages of a result, and in the form asked for what is put into a prompt.
 
     Raises ApiError 400 for a budget that is too small.
@@ -31,6 +29,8 @@ def context_of(
         raise invalid(str(e), "context") from None
     out: dict[str, Any] = {"format": body.format, **context.to_dict()}
     del out["question"]
+    for block in out["blocks"]:
+        block["metadata"] = public_metadata(block["metadata"])
     if body.format == "markdown":
         out["markdown"] = context.to_markdown()
     elif body.format == "messages":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,9 +60,8 @@ async def corpus_map(service: Service, request: Request) -> Response:
     if points not in ("true", "false"):
         raise invalid("points: give true or false", "points")
     make = partial(_answer, served, wanted, points == "true")
-    loop = asyncio.get_running_loop()
-    with service.search_slot():
-        content = await loop.run_in_executor(service.searchers, make)
+    with service.searchers.place():
+        content = await service.searchers.run(make)
     return Response(content, media_type="application/json")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import (
@@ -17,6 +17,9 @@ from pydantic import (
 )
 
 from embedkit_cli.server.errors import ApiError, invalid
+
+if TYPE_CHECKING:
+    from embedkit_cli.server.config import Limits
 
 _M = TypeVar("_M", bound=BaseModel)
 # Deeper than any filter may be (64 levels, an object and a list each), and far from the end of Python's stack.
@@ -181,6 +184,25 @@ def _told(error: ValidationError) -> ApiError:
         message = "give an object"
     place = ".".join(map(str, where))
     return invalid(f"{place}: {message[:1].lower()}{message[1:]}", place)
+
+
+def check_cost(body: SearchBody, limits: Limits) -> None:
+    """Raise ApiError 400 for fields that are small each, and together more than one search may cost."""
+    tasks = len(body.tasks or (None,))
+    depth = max(body.k, body.rerank_depth)
+    if body.rerank is not None and (scored := tasks * depth) > limits.reranked:
+        raise invalid(
+            f"{tasks} tasks x {depth:,} hits (rerank_depth, or k) are {scored:,} to score anew, more than the "
+            f"{limits.reranked:,} of one search",
+            "rerank_depth",
+        )
+    around = 2 * body.context.expand + 1 if body.context is not None else 0
+    if (pieces := tasks * body.k * around) > limits.pieces:
+        raise invalid(
+            f"{tasks} tasks x {body.k:,} hits (k) x {around} chunks (context.expand) are {pieces:,}, more than the "
+            f"{limits.pieces:,} of one search",
+            "context.expand",
+        )
 
 
 def check_filter(where: str | dict[str, Any]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import PurePosixPath, PureWindowsPath
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
@@ -18,23 +17,20 @@ from embedkit_cli.server.contexts import context_of
 from embedkit_cli.server.embedders import ServedEmbedder, prepared
 from embedkit_cli.server.embeddings import check_text
 from embedkit_cli.server.errors import ApiError, invalid, json_bytes, sentence
-from embedkit_cli.server.schemas import SearchBody, check_filter, read_body
+from embedkit_cli.server.hits import shown_hit
+from embedkit_cli.server.schemas import SearchBody, check_cost, check_filter, read_body
 from embedkit_cli.server.service import Service
-from embedkit_cli.server.snippets import by_words
+from embedkit_cli.server.snippets import Passage, by_words
 from embedkit_cli.server.units import Unit
-from embedkit_indexes.results import shown_metadata
+from embedkit_cli.server.workers import check_wanted
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from embedkit_cli.server.config import Limits
-    from embedkit_indexes import Index, SearchHit, SearchResult
+    from embedkit_indexes import Index, SearchResult
     from embedkit_indexes.filters import Condition
-
-# Bytes of a search's body, and hits that get a snippet.
-_LARGEST = 1_000_000
-_SNIPPETS = 100
 
 
 class Asked(NamedTuple):
@@ -58,10 +54,11 @@ async def search(service: Service, request: Request) -> Response:
     """Search an index: one query, under one task or several, with a filter, by vectors, words or both."""
     service.check_ready()
     raw = request.scope["embedkit.body"]
-    if len(raw) > _LARGEST:
-        raise ApiError(413, f"the body is larger than {_LARGEST:,} bytes, which no search needs")
-    body = read_body(SearchBody, raw)
     limits = service.config.limits
+    if len(raw) > limits.search_body:
+        raise ApiError(413, f"the body is larger than {limits.search_body:,} bytes, which no search needs")
+    body = read_body(SearchBody, raw)
+    check_cost(body, limits)
     served = service.indexes.get(body.index)
     index = served.current()
     check_text(body.query, limits, "query", "the query", visible=True)
@@ -70,13 +67,14 @@ async def search(service: Service, request: Request) -> Response:
     if body.rerank is not None and body.rerank not in service.rerankers:
         raise invalid(UnknownNameError("reranker", body.rerank, service.rerankers).message, "rerank")
     asked = _asked(body, index, limits)
+    shared = service.rerankers.get(body.rerank or "")
     try:
-        with service.search_slot():
+        with service.searchers.place(), shared.workers.place() if shared else nullcontext():
             began = time.perf_counter()
             vectors = {} if body.mode == "lexical" else await _encoded(index, body.query, asked)
             question = Question(served.name, index, body, vectors, _ms(began))
-            loop = asyncio.get_running_loop()
-            content = await loop.run_in_executor(service.searchers, _found, service, question, asked)
+            workers = shared.workers if shared else service.searchers
+            content = await workers.run(_found, service, question, asked)
     except InputError as e:
         raise invalid(sentence(e).replace(str(served.directory), served.name), _field(e, body)) from None
     return Response(content, media_type="application/json")
@@ -124,16 +122,13 @@ def _found(service: Service, question: Question, asked: list[Asked]) -> bytes:
     """Search for each task and return the answer's JSON; runs in a thread of its own."""
     body = question.body
     condition = _condition(body.where)
-    shared = service.rerankers[body.rerank] if body.rerank is not None else None
-    second = {} if shared is None else {"rerank": shared.reranker, "rerank_depth": body.rerank_depth}
-    token = prepared.set(question.vectors)
-    try:
-        with shared.lock if shared is not None else nullcontext():
-            found = [_search(question, one, condition, second) for one in asked]
-    finally:
-        prepared.reset(token)
+    shared = service.rerankers.get(body.rerank or "")
+    second = {"rerank": shared.reranker, "rerank_depth": body.rerank_depth} if shared else {}
+    prepared.set(question.vectors)
+    found = [_search(question, one, condition, second) for one in asked]
     results = [record for _, record in found]
     if body.snippets:
+        check_wanted()
         add_snippets(service, question, [result for result, _ in found], results)
     return json_bytes(
         {
@@ -149,6 +144,7 @@ def _found(service: Service, question: Question, asked: list[Asked]) -> bytes:
 def _search(
     question: Question, asked: Asked, condition: Condition | None, second: Mapping[str, Any]
 ) -> tuple[SearchResult, dict[str, Any]]:
+    check_wanted()
     began = time.perf_counter()
     body = question.body
     result = question.version.search(
@@ -156,38 +152,43 @@ def _search(
         effort=body.recall, mode=body.mode, weights=body.weights or (1.0, 1.0), **second,
     )  # fmt: skip
     out: dict[str, Any] = {
-        "task": result.task,
+        # Words are searched without an instruction; the task was asked for all the same.
+        "task": asked.task.name if asked.task is not None else result.task,
         "instruction": result.instruction,
         "obeys": result.obeys,
         "truncated": result.truncated,
-        "hits": [_hit(hit) for hit in result.hits],
+        "hits": [shown_hit(hit) for hit in result.hits],
         "took_ms": _ms(began),
     }
+    if result.rerank is not None:
+        out["rerank"] = asdict(result.rerank)
     if body.explain:
         out |= _explained(question.version, result, body.mode)
     if body.context is not None:
-        out["context"] = context_of(question.version, result, body.context, body.mode, shown_source)
+        check_wanted()
+        out["context"] = context_of(question.version, result, body.context, body.mode)
     return result, out
 
 
 def add_snippets(
     service: Service, question: Question, found: Sequence[SearchResult], results: Sequence[dict[str, Any]]
 ) -> None:
-    """Put the best-matching passage into the first hits of each result."""
-    body, embedder = question.body, question.version.embedder
-    hits = [
-        (result, hit)
-        for result, record in zip(found, results, strict=True)
-        for hit in record["hits"][:_SNIPPETS]
-    ]
-    if body.snippets == "meaning" and body.mode != "lexical":
+    """Put the best-matching passage into the first hits of each result; by meaning, into as many as the limits allow."""
+    body, limits, embedder = question.body, service.config.limits, question.version.embedder
+    by_meaning = body.snippets == "meaning" and body.mode != "lexical"
+    each = min(limits.meanings // len(results), limits.snippets) if by_meaning else 0
+    near = [(r, hit) for r, record in zip(found, results, strict=True) for hit in record["hits"][:each]]
+    if near:
         assert isinstance(embedder, ServedEmbedder)
         vectors = question.vectors
-        asked = [(vectors[Unit("query", r.instruction, body.query)], hit["text"]) for r, hit in hits]
-        best = service.passages.best(embedder, asked)
-    else:
-        best = by_words(body.query, [hit["text"] for _, hit in hits])
-    for (_, hit), passage in zip(hits, best, strict=True):
+        asked = [(vectors[Unit("query", r.instruction, body.query)], hit["text"]) for r, hit in near]
+        _show([hit for _, hit in near], service.passages.best(embedder, asked))
+    rest = [hit for record in results for hit in record["hits"][each : limits.snippets]]
+    _show(rest, by_words(body.query, [hit["text"] for hit in rest]))
+
+
+def _show(hits: Sequence[dict[str, Any]], best: Sequence[Passage | None]) -> None:
+    for hit, passage in zip(hits, best, strict=True):
         if passage is not None:
             hit["snippet"] = {
                 "text": hit["text"][passage.start : passage.end], "start": passage.start, "end": passage.end
@@ -202,32 +203,3 @@ def _explained(index: Index, result: SearchResult, mode: str) -> dict[str, Any]:
     tokenizer = None if mode == "lexical" else index.embedder.tokenizer
     tokens = None if tokenizer is None else tokenizer.encode(result.encoded).tokens
     return {"encoded": None if mode == "lexical" else result.encoded, "tokens": tokens}
-
-
-def _hit(hit: SearchHit) -> dict[str, Any]:
-    return {
-        "rank": hit.rank,
-        "score": hit.score,
-        "document_id": hit.document_id,
-        "chunk_id": hit.chunk_id,
-        "position": hit.position,
-        "title": hit.title,
-        "text": hit.text,
-        "lang": hit.lang,
-        "source": shown_source(hit.source),
-        "start": hit.start,
-        "end": hit.end,
-        "metadata": shown_metadata(hit.metadata),
-        "cosine": hit.cosine,
-        "bm25": hit.bm25,
-        "rerank_score": hit.rerank_score,
-    }
-
-
-def shown_source(source: str) -> str:
-    """Return a source as a client may see it: of an absolute path, the last part alone."""
-    for kind in (PurePosixPath, PureWindowsPath):
-        path = kind(source)
-        if path.is_absolute() or ".." in path.parts:
-            return path.name
-    return source

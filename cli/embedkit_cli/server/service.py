@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from embedkit_cli.server.config import ServerConfig
 from embedkit_cli.server.embedders import EmbedderPool, ServedEmbedder
@@ -15,16 +13,17 @@ from embedkit_cli.server.errors import ApiError
 from embedkit_cli.server.indexes import ServedIndexes
 from embedkit_cli.server.metrics import Metrics
 from embedkit_cli.server.snippets import PassageVectors
+from embedkit_cli.server.workers import Workers
 
 if TYPE_CHECKING:
     from embedkit.rerankers.base import Reranker
 
 
 class SharedReranker(NamedTuple):
-    """A reranker that one search uses at a time: not every model may be called by two threads."""
+    """A reranker and its one thread: not every model may be called by two, and no other search waits for it."""
 
     reranker: Reranker
-    lock: AbstractContextManager[Any]
+    workers: Workers
 
 
 class Service:
@@ -38,10 +37,11 @@ class Service:
         self.rerankers: dict[str, SharedReranker] = {}
         self.passages = PassageVectors()
         self.ready = False
-        self.searching = 0
-        self.searchers = ThreadPoolExecutor(min(os.cpu_count() or 1, 4) + 1, "embedkit-search")
+        self.searchers = Workers(
+            min(os.cpu_count() or 1, 4) + 1, "embedkit-search", config.limits.searches, "searches wait"
+        )
         self.metrics.watch(
-            lambda: sum(e.batcher.waiting for e in self.embedders.all()), lambda: self.searching
+            lambda: sum(e.batcher.waiting for e in self.embedders.all()), lambda: self.searchers.busy
         )
 
     def open(self) -> None:
@@ -54,7 +54,13 @@ class Service:
             from embedkit.rerankers.registry import get_reranker
 
             for name, spec in self.config.rerankers.items():
-                self.rerankers[name] = SharedReranker(get_reranker(spec), threading.Lock())
+                workers = Workers(
+                    1,
+                    "embedkit-rerank",
+                    self.config.limits.reranks,
+                    f"searches wait for the reranker {name!r}",
+                )
+                self.rerankers[name] = SharedReranker(get_reranker(spec), workers)
         for embedder in self.embedders.all():
             # More than one batch, so that what an embedder compiles for many texts is there.
             embedder.encode_document(["a text to get warm with " * 8] * 24)
@@ -77,7 +83,8 @@ class Service:
     def close(self) -> None:
         """Let the threads end."""
         self.indexes.stop()
-        self.searchers.shutdown(wait=False, cancel_futures=True)
+        for workers in (self.searchers, *(shared.workers for shared in self.rerankers.values())):
+            workers.close()
         for embedder in self.embedders.all():
             embedder.batcher.close()
 
@@ -85,20 +92,6 @@ class Service:
         """Raise ApiError 503 while indexes and embedders are being opened."""
         if not self.ready:
             raise ApiError(503, "the server is starting: try again in a moment", headers={"Retry-After": "1"})
-
-    @contextmanager
-    def search_slot(self) -> Iterator[None]:
-        """Count a search while it is under way. Raises ApiError 429 where as many are as the limits allow."""
-        if self.searching >= self.config.limits.searches:
-            raise ApiError(
-                429, f"the server is busy: {self.searching} searches wait; try again in 1 s", code="queue_full",
-                headers={"Retry-After": "1"},
-            )  # fmt: skip
-        self.searching += 1
-        try:
-            yield
-        finally:
-            self.searching -= 1
 
     def models(self) -> dict[str, ServedEmbedder]:
         """Return the embedders by the names that requests may call them."""

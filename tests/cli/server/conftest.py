@@ -23,8 +23,15 @@ import numpy as np
 from embedkit import Embedder, EmbedderInfo
 from embedkit.contract import Template
 
+def held(path, texts):
+    try:
+        word = path.read_text()
+    except FileNotFoundError:
+        return False
+    return any(word in text for text in texts)
+
 class Held(Embedder):
-    """Count letters; wait while the file HOLD is there; note every call in the file CALLS."""
+    """Count letters; texts with the word in the file HOLD wait while it is there; note every call in the file CALLS."""
 
     window = 4096
 
@@ -47,7 +54,7 @@ class Held(Embedder):
         folder = pathlib.Path(os.environ["HELD_FOLDER"])
         with (folder / "calls").open("a") as calls:
             calls.write(f"{len(texts)} {any('small' in t for t in texts)}\\n")
-        while (folder / "hold").exists():
+        while held(folder / "hold", texts):
             time.sleep(0.005)
         if any("poison" in t for t in texts):
             return np.full((len(texts), 16), np.nan)
@@ -119,10 +126,11 @@ class Server:
         lines = self.get("/metrics").body.decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[{{ ]", line))
 
-    def hold(self) -> Path:
-        """Let the plug-in's calls wait until the file that is returned is gone."""
-        (self.folder / "hold").touch()
-        return self.folder / "hold"
+    def hold(self, word: str = "") -> Path:
+        """Let the plug-in's calls with a text that holds the word wait until the file that is returned is gone."""
+        new = self.folder / "new"
+        new.write_text(word)
+        return new.replace(self.folder / "hold")
 
     @property
     def calls(self) -> list[int]:
