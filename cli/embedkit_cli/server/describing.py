@@ -31,11 +31,11 @@ async def health(service: Service, request: Request) -> Response:
 
 
 async def ready(service: Service, request: Request) -> Response:
-    """Say whether indexes and embedders are open."""
+    """Say whether indexes and embedders are open; one index that is gone does not take the others out of service."""
     del request
     service.check_ready()
-    if missing := [served.name for served in service.indexes if served.index is None]:
-        raise ApiError(503, f"not there at present: {', '.join(missing)}")
+    if len(service.indexes) and all(served.index is None for served in service.indexes):
+        raise ApiError(503, "no index is there at present")
     return _json({"status": "ready"})
 
 

@@ -161,7 +161,8 @@ def _search(
         "took_ms": _ms(began),
     }
     if result.rerank is not None:
-        out["rerank"] = asdict(result.rerank)
+        # The model's own name may be a path.
+        out["rerank"] = {**asdict(result.rerank), "reranker": body.rerank}
     if body.explain:
         out |= _explained(question.version, result, body.mode)
     if body.context is not None:

@@ -33,7 +33,15 @@ def test_every_format_holds_the_passages(server: Server) -> None:
         assert [f for f in ("text", "markdown", "messages") if f in found] == [field]
         assert {b["document_id"] for b in found["blocks"]} == {"cancel", "refund", "script", "deutsch"}
         written = found[field][1]["content"] if form == "messages" else found[field]
-        assert all(b["text"] in written for b in found["blocks"] if form != "markdown")
+        if form == "markdown":
+            # Each under its number, as a quotation; what a document's HTML says stands in a fence.
+            for block in found["blocks"]:
+                assert f"## [{block['number']}] " in written
+                quoted = block["text"] if "<script>" in block["text"] else f"> {block['text']}"
+                assert quoted in written
+            assert "```\n<script>" in written
+        else:
+            assert all(block["text"] in written for block in found["blocks"])
         assert found["tokens"] <= found["budget"] == 2000
     assert found["messages"][1]["content"].endswith("Question: how do I cancel my plan?")
 
@@ -60,7 +68,9 @@ def test_no_path_of_the_server_is_cited(server: Server, shop_index: Path) -> Non
     for form in ("text", "markdown", "messages"):
         found = ask(server, format=form)
         assert {b["source"] for b in found["blocks"]} == {"shop.jsonl"}
-        assert "shop.jsonl#cancel, characters 0" in str(found) or form == "markdown"
+        cited = "[shop.jsonl#cancel](shop.jsonl)" if form == "markdown" else "shop.jsonl#cancel"
+        written = found[form][1]["content"] if form == "messages" else found[form]
+        assert f"{cited}, characters 0" in written
         assert str(shop_index.parent) not in str(found)
 
 

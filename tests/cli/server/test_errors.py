@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from embedkit.errors import (
     UnknownNameError,
 )
 from embedkit_cli.server.errors import as_api_error
-from tests.cli.server.conftest import Server
+from tests.cli.server.conftest import Server, Start, wait_for
 
 LONG = "x" * 700_000
 
@@ -88,6 +90,19 @@ def test_errors_know_no_command_line(server: Server, path: str, body: dict[str, 
     message = server.post(path, body).message
     assert message.startswith("unknown ")
     assert "embedkit" not in message and "--" not in message
+
+
+def test_ready_names_no_index(start: Start, shop_index: Path, tmp_path: Path) -> None:
+    """Whoever has no key learns that no index is there, and not which; one that is there is enough to be ready."""
+    one, other = (Path(shutil.copytree(shop_index, tmp_path / name)) for name in ("secret-1", "secret-2"))
+    server = start(one, other, "--refresh", "0.05", EMBEDKIT_API_KEY="key")
+    key = {"Authorization": "Bearer key"}
+    shutil.rmtree(one)
+    wait_for(lambda: len(server.get("/indexes", **key).json["indexes"]) == 1)
+    assert server.get("/ready").status == 200
+    shutil.rmtree(other)
+    answer = wait_for(lambda: (a := server.get("/ready")).status == 503 and a)
+    assert answer.message == "no index is there at present"
 
 
 def test_the_command_line_keeps_its_hint() -> None:

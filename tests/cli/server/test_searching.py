@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from embedkit import Task
+from embedkit_cli.server.hits import shown_source
 from embedkit_indexes import Index
-from tests.cli.server.conftest import Server, Start
+from tests.cli.server.conftest import Server, Start, embedkit
 
 QUERY = "how do I undo my last commit?"
 
@@ -84,6 +85,13 @@ def test_a_filter_as_an_object(server: Server) -> None:
     assert {h["document_id"] for h in one["hits"]} == {"refund", "deutsch"}
 
 
+def test_a_search_by_words_names_its_task(server: Server) -> None:
+    """Words are searched without an instruction; each result still says which task it answers."""
+    tasks = ["qa", {"instruction": "Find it"}]
+    results = server.post("/search", {"query": "plan", "mode": "lexical", "tasks": tasks}).json["results"]
+    assert [(r["task"], r["instruction"]) for r in results] == [("qa", None), (None, None)]
+
+
 def test_explain_shows_what_was_encoded(server: Server) -> None:
     """With explain the exact string is there; without a task it is the embedder's default task that was asked."""
     (result,) = server.post("/search", {"query": "cancel", "explain": True}).json["results"]
@@ -139,6 +147,53 @@ def test_no_path_of_the_server_is_shown(server: Server, shop_index: Path) -> Non
     assert [t.status for t in told] == [200, 200, 200, 200, 400, 400, 404]
     for one in told:
         assert str(shop_index.parent).encode() not in one.body
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("/srv/secret/a.txt", "a.txt"),
+        ("C:\\secret\\a.txt", "a.txt"),
+        ("../secret/a.txt", "a.txt"),
+        ("file:///srv/secret/a.txt", "a.txt"),
+        ("FILE:/srv/secret/a.txt", "a.txt"),
+        ("file://secret/share/a.txt", "a.txt"),
+        ("file:///C:/secret/a.txt", "a.txt"),
+        ("sqlite:////srv/secret/a.db", "a.db"),
+        ("https://user:secret@example.org/a?b=c@d", "https://example.org/a?b=c@d"),
+        ("https://secret@example.org", "https://example.org"),
+        ("https://example.org/srv/a.txt", "https://example.org/srv/a.txt"),
+        ("https://example.org/@user", "https://example.org/@user"),
+        ("sub/a.txt", "sub/a.txt"),
+        ("wiki", "wiki"),
+        ("http://[", "http://["),
+        ("", ""),
+    ],
+)
+def test_a_source_as_a_client_sees_it(source: str, shown: str) -> None:
+    """No folder of the server's stands in a source, in whatever way it is written, and no password of an address."""
+    assert shown_source(source) == shown
+
+
+def test_the_files_of_llama_index_show_no_folder(
+    environment: dict[str, str], start: Start, tmp_path: Path
+) -> None:
+    """`file_path`, which LlamaIndex's readers store and embed, keeps its last part alone: in metadata, text and context."""
+    path = "/srv/secret/cats.md"
+    row = {
+        "_id": "cats",
+        "text": f"file_path: {path}\n\nCats sleep all day.",
+        "file_path": path,
+        "page": "/a",
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    embedkit(environment, "index", tmp_path / "rows.jsonl", "-o", tmp_path / "cats", "--embedder", "held")
+    answer = start(tmp_path / "cats").post("/search", {"query": "cats", "context": {"format": "json"}})
+    (hit,) = answer.json["results"][0]["hits"]
+    assert hit["metadata"] == {"file_path": "cats.md", "page": "/a"}
+    assert hit["text"] == "file_path: cats.md\n\nCats sleep all day."
+    assert answer.json["results"][0]["context"]["blocks"][0]["metadata"]["file_path"] == "cats.md"
+    assert "/srv/secret" not in hit["snippet"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +269,12 @@ def test_a_reranker_by_name(start: Start, shop_index: Path) -> None:
     ]
     scores = [hit["rerank_score"] for hit in result["hits"]]
     assert scores and scores == sorted(scores, reverse=True)
+    plain = server.post("/search", {"query": "plan", "mode": "lexical"}).json["results"][0]
+    before = {hit["document_id"]: hit["rank"] for hit in plain["hits"]}
+    assert {hit["document_id"]: hit["first_rank"] for hit in result["hits"]} == before
+    assert result["rerank"]["reranker"] == "strong" and result["rerank"]["seconds"] > 0
+    assert result["rerank"]["candidates"] == len(result["hits"])
+    assert "rerank" not in plain and plain["hits"][0]["first_rank"] is None
     wrong = server.post("/search", {"query": "plan", "rerank": "../strong"})
     assert (wrong.status, wrong.json["error"]["param"]) == (400, "rerank")
     assert "unknown reranker '../strong': did you mean strong?" in wrong.message
