@@ -95,8 +95,8 @@ class Batcher:
         self,
         embedder: Embedder,
         most_waiting: int,
+        most_characters: int,
         on_batch: Callable[[int, int, float], Any] = lambda texts, tokens, seconds: None,
-        most_characters: int = 64_000_000,
     ) -> None:
         self.embedder = embedder
         self._most = most_waiting

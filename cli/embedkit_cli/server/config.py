@@ -23,11 +23,11 @@ class Limits:
     """Bound what one client can cost; sizes in bytes or characters, times in seconds.
 
     `bodies` is the size of all requests' bodies together; `drain` bounds what is read and dropped of a body that is
-    refused. `queue` counts the texts that may wait for an embedder, `searches` the searches under way or waiting,
-    `reranks` those of one reranker. `tokens` are those that are read of one request's texts. Of one search, over all its
-    tasks: `reranked` hits scored anew, `pieces` chunks in contexts, `meanings` hits whose snippet is found by meaning;
-    `snippets` hits of each task have one. `request_timeout` is the time until an answer begins; a client that takes
-    nothing of it for `body_timeout` is let go.
+    refused. `queue` counts the texts that may wait for an embedder, `queue_characters` what they have, `searches` the
+    searches under way or waiting, `reranks` those of one reranker. `tokens` are those that are read of one request's
+    texts. Of one search, over all its tasks: `reranked` hits scored anew, `pieces` chunks in contexts, `meanings` hits
+    whose snippet is found by meaning; `snippets` hits of each task have one. `request_timeout` is the time until an
+    answer begins; a client that takes nothing of it for `body_timeout` is let go.
     """
 
     body: int = 8_000_000
@@ -37,6 +37,7 @@ class Limits:
     text_characters: int = 100_000
     tokens: int = 300_000
     queue: int = 8192
+    queue_characters: int = 64_000_000
     searches: int = 256
     reranks: int = 32
     reranked: int = 1000

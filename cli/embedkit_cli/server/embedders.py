@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
+    from embedkit_cli.server.config import Limits
     from embedkit_indexes.manifest import Manifest
 
 # What a request has had encoded before its search begins.
 prepared: ContextVar[Mapping[Unit, NDArray[np.float32]] | None] = ContextVar("prepared", default=None)
+# Set where the server itself asks: a full queue refuses it nothing, else a busy server would take up no new version.
+unrefused: ContextVar[bool] = ContextVar("unrefused", default=False)
 
 
 class ServedEmbedder(Embedder):
@@ -82,7 +85,7 @@ class ServedEmbedder(Embedder):
                 if units
                 else np.empty((0, self.info.dim), np.float32)
             )
-        return self.batcher.encode_waiting(units).vectors
+        return self.batcher.encode_waiting(units, bounded=not unrefused.get()).vectors
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.floating[Any]]:
         raise NotImplementedError("a served embedder encodes through its batcher")
@@ -91,8 +94,8 @@ class ServedEmbedder(Embedder):
 class EmbedderPool:
     """Open embedders, each once; one that no index and no request uses any more is let go."""
 
-    def __init__(self, most_waiting: int, on_batch: Callable[[int, int, float], Any]) -> None:
-        self._most_waiting = most_waiting
+    def __init__(self, limits: Limits, on_batch: Callable[[int, int, float], Any]) -> None:
+        self._limits = limits
         self._on_batch = on_batch
         self._lock = threading.Lock()
         self._open: weakref.WeakValueDictionary[str, ServedEmbedder] = weakref.WeakValueDictionary()
@@ -121,9 +124,12 @@ class EmbedderPool:
             return served
 
     def _served(self, embedder: Embedder, spec: str) -> ServedEmbedder:
-        return ServedEmbedder(embedder, spec, Batcher(embedder, self._most_waiting, self._on_batch))
+        most = self._limits.queue, self._limits.queue_characters
+        return ServedEmbedder(embedder, spec, Batcher(embedder, *most, self._on_batch))
 
     def all(self) -> list[ServedEmbedder]:
         """Return the embedders that are open, the server's own first."""
         own = [] if self.own is None else [self.own]
-        return own + [e for e in self._open.values() if e is not self.own]
+        # References, taken at once: the thread that looks for new versions opens embedders meanwhile.
+        opened = [reference() for reference in self._open.valuerefs()]
+        return own + [e for e in opened if e is not None and e is not self.own]

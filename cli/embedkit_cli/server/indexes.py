@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.errors import EmbedkitError, FingerprintError
 from embedkit_cli.server.config import ServedPath
 from embedkit_cli.server.corpus_map import CorpusMap
+from embedkit_cli.server.embedders import unrefused
 from embedkit_cli.server.errors import ApiError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("embedkit.server")
 _TRIES = 3
+_LONGEST_WAIT = 60.0
 Stamp = tuple[int, int, int]
 
 
@@ -33,6 +36,9 @@ class ServedIndex:
         self._pool = pool
         self._stamp: Stamp | None = None
         self._said = ""
+        # The version that could not be opened last, and when it is tried again.
+        self._failed: Stamp | None = None
+        self._again = self._wait = 0.0
         self.index: Index | None = None
 
     def current(self) -> Index:
@@ -66,7 +72,11 @@ class ServedIndex:
 
     def look(self) -> None:
         """Go on to a new version where there is one; keep the old where the new cannot be opened."""
-        stamp = _stamp(self.directory)
+        try:
+            stamp = _stamp(self.directory)
+        except OSError as e:  # a permission, or a disk that fails: no sign that the index is gone
+            self._say("cannot be looked at", e)
+            return
         if stamp is None:
             if self.index is not None:
                 log.warning(
@@ -76,16 +86,22 @@ class ServedIndex:
             return
         if stamp == self._stamp and self.index is not None:
             return
+        if stamp == self._failed and time.monotonic() < self._again:
+            return
         try:
             self.open()
             self._swapped()
             log.info("the index %s is served in version %d", self.name, self.current().manifest.generation)
         except (EmbedkitError, ApiError, OSError) as e:
-            if self.index is None and self._stamp is None and _stamp(self.directory) is None:
-                return
-            if str(e) != self._said:  # once, not at every look
-                log.warning("the index %s has a new version that cannot be served: %s", self.name, e)
-                self._said = str(e)
+            self._wait = min(2 * self._wait, _LONGEST_WAIT) if stamp == self._failed else 1.0
+            self._failed, self._again = stamp, time.monotonic() + self._wait
+            self._say("has a new version that cannot be served", e)
+
+    def _say(self, what: str, error: Exception) -> None:
+        """Log an error once, not at every look."""
+        if str(error) != self._said:
+            log.warning("the index %s %s: %s", self.name, what, error)
+            self._said = str(error)
 
 
 class ServedIndexes:
@@ -124,6 +140,7 @@ class ServedIndexes:
         """Look for new versions every so many seconds, in a thread of its own, until `stop`."""
 
         def run() -> None:
+            unrefused.set(True)
             while not self._stop.wait(seconds):
                 for served in self:
                     try:
@@ -141,11 +158,11 @@ class ServedIndexes:
 
 
 def _stamp(directory: Path) -> Stamp | None:
-    """Return what changes whenever the manifest is replaced, None where there is none."""
+    """Return what changes whenever the manifest is replaced, None where there is none. Raises OSError."""
     from embedkit_indexes.manifest import NAME
 
     try:
         told = (directory / NAME).stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return told.st_ino, told.st_mtime_ns, told.st_size

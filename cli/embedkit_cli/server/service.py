@@ -32,7 +32,7 @@ class Service:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.embedders = EmbedderPool(config.limits.queue, self.metrics.batch)
+        self.embedders = EmbedderPool(config.limits, self.metrics.batch)
         self.indexes = ServedIndexes(config.indexes, self.embedders, self.metrics.swaps.inc)
         self.rerankers: dict[str, SharedReranker] = {}
         self.passages = PassageVectors()

@@ -97,7 +97,7 @@ def together(
 
 def test_a_text_that_fails_fails_its_own_request(embedder: Scripted) -> None:
     """Where a text may be to blame, the batch is asked again in parts, and one request alone fails."""
-    batcher = Batcher(embedder, 100)
+    batcher = Batcher(embedder, 100, 1000)
     one, bad, two = together(embedder, batcher, ("one",), ("good", "poison"), ("two", "three"))
     assert isinstance(one, Encoded) and isinstance(two, Encoded)
     assert isinstance(bad, EmbedderError) and str(bad) == "poison"
@@ -109,7 +109,7 @@ def test_a_text_that_fails_fails_its_own_request(embedder: Scripted) -> None:
 @pytest.mark.parametrize(("word", "error"), [("down", ServerError), ("unreachable", ConnectionError)])
 def test_a_server_that_is_down_is_asked_once(embedder: Scripted, word: str, error: type[Exception]) -> None:
     """Where no text is to blame, all requests of a batch fail at once, and the embedder is not asked again."""
-    batcher = Batcher(embedder, 100)
+    batcher = Batcher(embedder, 100, 1000)
     failed = together(embedder, batcher, (word,), ("one",), ("two",))
     assert [type(e) for e in failed] == [error] * 3
     assert embedder.calls[1:] == [[word, "one", "two"]]
@@ -118,7 +118,7 @@ def test_a_server_that_is_down_is_asked_once(embedder: Scripted, word: str, erro
 @pytest.mark.parametrize("word", ["miscounted", "missing", "panic"])
 def test_a_thread_outlives_what_an_embedder_gets_wrong(embedder: Scripted, word: str) -> None:
     """Too few counts or vectors, or a panic: that request gets an error, the next ones their vectors."""
-    batcher = Batcher(embedder, 100)
+    batcher = Batcher(embedder, 100, 1000)
     bad, good = together(embedder, batcher, (word, "more"), ("good",), count=(True, False))
     assert isinstance(bad, EmbedderError)
     assert isinstance(good, Encoded) and good.vectors[0, 0] == 4
@@ -128,7 +128,7 @@ def test_a_thread_outlives_what_an_embedder_gets_wrong(embedder: Scripted, word:
 def test_tokens_are_counted_where_they_are_asked_for(embedder: Scripted) -> None:
     """A batch's tokens are those of the requests that want theirs, whatever else is in it."""
     told: list[tuple[int, int]] = []
-    batcher = Batcher(embedder, 100, lambda texts, tokens, seconds: told.append((texts, tokens)))
+    batcher = Batcher(embedder, 100, 1000, lambda texts, tokens, seconds: told.append((texts, tokens)))
     _, counted = together(embedder, batcher, ("a b c d",), ("e f", "g"), count=(False, True))
     assert isinstance(counted, Encoded) and counted.tokens == [2, 1]
     assert told == [(1, 0), (3, 3)]
@@ -136,7 +136,7 @@ def test_tokens_are_counted_where_they_are_asked_for(embedder: Scripted) -> None
 
 def test_a_request_given_up_is_not_encoded(embedder: Scripted) -> None:
     """A coroutine that is cancelled while it waits leaves the queue, and its texts never reach the embedder."""
-    batcher = Batcher(embedder, 3)
+    batcher = Batcher(embedder, 3, 1000)
 
     async def run() -> None:
         embedder.going.clear()
@@ -158,7 +158,7 @@ def test_a_request_given_up_is_not_encoded(embedder: Scripted) -> None:
 
 def test_a_loop_that_is_gone_costs_the_others_nothing(embedder: Scripted) -> None:
     """What was asked by an event loop that has ended since is dropped; the thread goes on."""
-    batcher = Batcher(embedder, 100)
+    batcher = Batcher(embedder, 100, 1000)
     embedder.going.clear()
 
     async def leave() -> None:
@@ -195,7 +195,7 @@ def test_a_full_queue_refuses(
     embedder: Scripted, most: tuple[int, int], waits: list[str], fits: list[str], too_much: list[str]
 ) -> None:
     """The queue is bounded by texts and by characters; what the server itself needs encoded is not refused."""
-    batcher = Batcher(embedder, most[0], most_characters=most[1])
+    batcher = Batcher(embedder, *most)
     with ThreadPoolExecutor(8) as pool:
         answers = filled(embedder, batcher, pool, waits)
         with pytest.raises(ApiError, match="texts? waits? to be encoded") as refused:
@@ -215,14 +215,14 @@ def test_a_full_queue_refuses(
 
 def test_an_empty_queue_takes_a_request_of_any_size(embedder: Scripted) -> None:
     """A request that is larger than the queue is encoded when nothing else waits, and not refused for ever."""
-    batcher = Batcher(embedder, 2, most_characters=10)
+    batcher = Batcher(embedder, 2, 10)
     assert len(batcher.encode_waiting(units(*["some text"] * 9)).vectors) == 9
 
 
 def test_a_closed_batcher_ends_what_waits_and_refuses_what_comes(embedder: Scripted) -> None:
     """After `close` waiting requests are answered, new ones get 503, and the threads end."""
     before = set(threading.enumerate())
-    batcher = Batcher(embedder, 100)
+    batcher = Batcher(embedder, 100, 1000)
     (thread,) = set(threading.enumerate()) - before
     with ThreadPoolExecutor(8) as pool:
         answers = filled(embedder, batcher, pool, ["one", "two"])

@@ -62,7 +62,7 @@ def test_the_limits_are_those_that_hold() -> None:
         for n in re.findall(r"[0-9][0-9,]*", text.partition("| limit")[2].partition("SIGTERM")[0])
     ]
     for number in (
-        limits.queue, limits.searches, int(limits.request_timeout), limits.body // 10**6, limits.header_bytes // 1024,
+        limits.queue, limits.queue_characters, limits.searches, int(limits.request_timeout), limits.body // 10**6, limits.header_bytes // 1024,
         limits.texts, limits.text_characters, int(limits.body_timeout), int(limits.header_timeout), limits.connections,
     ):  # fmt: skip
         assert number in shown
