@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # The end of a sentence, of whatever script, or of a line.
 _END = re.compile(r"[.!?…]['\")\]]?\s+|[。！？｡।။։؟።]\s*|\n+")
 _SHORTEST, _LONGEST, _MOST = 40, 240, 64
-_KEPT = 4096
+_KEPT = 64_000_000
 
 
 class Passage(NamedTuple):
@@ -68,9 +68,14 @@ def by_words(query: str, texts: Sequence[str]) -> list[Passage | None]:
 
 
 class PassageVectors:
-    """The vectors of the passages of chunks that were found lately, by embedder and text."""
+    """The vectors of the passages of chunks that were found lately, by embedder and text.
 
-    def __init__(self) -> None:
+    `most` bounds the bytes of vectors and characters of texts; what was not asked for the longest goes first.
+    """
+
+    def __init__(self, most: int = _KEPT) -> None:
+        self.size = 0
+        self._most = most
         self._kept: OrderedDict[tuple[str, str], NDArray[np.float32]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -95,6 +100,8 @@ class PassageVectors:
         key = embedder.fingerprint
         with self._lock:
             known = {text: self._kept[key, text] for text in cut if (key, text) in self._kept}
+            for text in known:
+                self._kept.move_to_end((key, text))
         units = {
             t: [Unit("document", None, t[p.start : p.end]) for p in cut[t]] for t in cut if t not in known
         }
@@ -105,7 +112,10 @@ class PassageVectors:
                 for text, some in units.items():
                     known[text] = done.vectors[row : row + len(some)].copy()
                     row += len(some)
-                    self._kept[key, text] = known[text]
-                while len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
+                    if (key, text) not in self._kept:  # another search may have been faster
+                        self._kept[key, text] = known[text]
+                        self.size += known[text].nbytes + len(text)
+                while self.size > self._most:
+                    (_, oldest), vectors = self._kept.popitem(last=False)
+                    self.size -= vectors.nbytes + len(oldest)
         return known
