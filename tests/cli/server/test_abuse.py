@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,20 +43,28 @@ def test_a_body_that_is_announced_too_large(server: Server, path: str) -> None:
 
 def test_bodies_that_are_large_together(start: Start) -> None:
     """Above 256 MB of bodies that are held at once the next gets 503 and when to come back; later all is well."""
-    server = start("--embedder", "held", "--max-body", "64MB", "--client-timeout", "20")
-    crowd = []
-    for _ in range(5):
-        connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-        connection.sendall(head("/v1/embeddings", f"Content-Length: {60 * MEGABYTE}"))
-        connection.sendall(b" " * (51 * MEGABYTE))
-        crowd.append(connection)
-    wait_for(lambda: server.metric("process_resident_memory_bytes") > 250 * MEGABYTE)
+    server = start("--embedder", "held", "--max-body", "64MB")
+    body = b'{"input": "a"}' + b" " * (51 * MEGABYTE)
+    before = len(server.calls)
+    hold = server.hold()
+    answers: list[int] = []
+    crowd = [
+        threading.Thread(target=lambda: answers.append(server.post("/v1/embeddings", body).status))
+        for _ in range(5)
+    ]
+    crowd[0].start()
+    wait_for(lambda: len(server.calls) > before)
+    for thread in crowd[1:]:
+        thread.start()
+    wait_for(lambda: server.metric("embedkit_queue_texts") == 4)
     answer = server.post("/v1/embeddings", b" " * 2 * MEGABYTE)
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert answer.message.startswith("the server is busy")
-    for connection in crowd:
-        connection.close()
-    wait_for(lambda: server.post("/v1/embeddings", {"input": "a"}).status == 200)
+    hold.unlink()
+    for thread in crowd:
+        thread.join()
+    assert answers == [200] * 5
+    assert server.post("/v1/embeddings", body).status == 200
 
 
 @pytest.mark.parametrize(
