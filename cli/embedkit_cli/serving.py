@@ -76,6 +76,12 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Texts that one request may embed; else 2048.",
 )
 @click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens that the texts of one request may have, of each as many as the model reads; else 300000.",
+)
+@click.option(
     "--max-queue",
     type=click.IntRange(min=1),
     metavar="N",
@@ -107,6 +113,7 @@ def serve(
     access_log: bool,
     max_body: int | None,
     max_texts: int | None,
+    max_tokens: int | None,
     max_queue: int | None,
     timeout: float | None,
     client_timeout: float | None,
@@ -149,7 +156,14 @@ def serve(
         cors=_origins(cors),
         refresh=refresh,
         access_log=access_log,
-        limits=_limits(max_body, max_texts, max_queue, timeout, client_timeout),
+        limits=_limits(
+            client_timeout,
+            body=max_body,
+            texts=max_texts,
+            tokens=max_tokens,
+            queue=max_queue,
+            request_timeout=timeout,
+        ),
     )
     _run(config)
 
@@ -166,15 +180,13 @@ def _run(config: ServerConfig) -> None:
     run(config)
 
 
-def _limits(
-    body: int | None, texts: int | None, queue: int | None, answer: float | None, client: float | None
-) -> Limits:
+def _limits(client: float | None, **told: float | None) -> Limits:
     from embedkit_cli.server.config import Limits
 
-    told = given(body=body, texts=texts, queue=queue, request_timeout=answer, body_timeout=client)
+    limits = given(**told, body_timeout=client)
     if client is not None:
-        told["header_timeout"] = min(client, Limits().header_timeout)
-    return Limits(**told)
+        limits["header_timeout"] = min(client, Limits().header_timeout)
+    return Limits(**limits)
 
 
 def _keys(key: str | None, path: str | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,13 +15,21 @@ from embedkit_cli.server.embedders import ServedEmbedder
 from embedkit_cli.server.errors import ApiError, invalid
 from embedkit_cli.server.schemas import EmbeddingsBody, read_body
 from embedkit_cli.server.service import Service
-from embedkit_cli.server.units import Unit
+from embedkit_cli.server.units import Unit, UnitEncoder
+from embedkit_cli.server.workers import check_wanted
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from embedkit_cli.server.config import Limits
+
+
+# Texts whose tokens are counted at a time.
+_PART = 64
+# Tokens that an embedder sets around a text, at most; and those of one character outside ASCII: Unicode's normal forms
+# make 18 of it, and tokenizers up to a token of each byte.
+_SPECIAL, _WIDEST = 16, 64
 
 
 async def embeddings(service: Service, request: Request) -> Response:
@@ -30,10 +39,16 @@ async def embeddings(service: Service, request: Request) -> Response:
     name, embedder = _model(service, body.model)
     dim = _dimensions(embedder, body.dimensions)
     units = _units(embedder, body, service.config.limits)
-    done = await embedder.batcher.encode(units, count=True)
+    most = service.config.limits.tokens
+    counted: list[int] | None = None
+    if _bound(embedder, units) > most:
+        with service.counters.place():
+            counted = await service.counters.run(_counted, embedder, units, most)
+    done = await embedder.batcher.encode(units, count=counted is None)
+    tokens = done.tokens if counted is None else counted
     limit = embedder.info.max_length
-    read = sum(min(count, limit) for count in done.tokens)
-    cut = sum(done.tokens) - read
+    read = sum(min(count, limit) for count in tokens)
+    cut = sum(tokens) - read
     headers = {}
     if cut:
         service.metrics.truncated.inc(cut)
@@ -119,6 +134,37 @@ def _units(embedder: ServedEmbedder, body: EmbeddingsBody, limits: Limits) -> li
             text, limits, "input", f"text {number}" if len(body.input) > 1 else "the text", role == "query"
         )
     return [Unit(role, sentence, text) for text in body.input]
+
+
+def _bound(embedder: ServedEmbedder, units: Sequence[Unit]) -> int:
+    """Return a number of tokens that is not exceeded, without looking for them: most requests need no more."""
+    limit = embedder.info.max_length
+    first, template = units[0], embedder.info.template
+    around = (
+        template.render_query("", first.instruction)
+        if first.role == "query"
+        else template.render_document("")
+    )
+    extra = len(around) + _SPECIAL
+    return sum([min(len(u.text) * (1 if u.text.isascii() else _WIDEST) + extra, limit) for u in units])
+
+
+def _counted(embedder: ServedEmbedder, units: Sequence[Unit], most: int) -> list[int]:
+    """Count the tokens of each text. Raises ApiError 400 as soon as more are read than the limit allows."""
+    encoder, limit = UnitEncoder(embedder), embedder.info.max_length
+    counts: list[int] = []
+    read = 0
+    for start in range(0, len(units), _PART):
+        check_wanted()
+        part = encoder.tokens(units[start : start + _PART])
+        read += sum(min(count, limit) for count in part)
+        if read > most:
+            raise invalid(
+                f"the texts have more than the {most:,} tokens that one request may hold: send fewer at a time",
+                "input",
+            )
+        counts += part
+    return counts
 
 
 def check_text(text: str, limits: Limits, param: str, what: str, visible: bool) -> None:

@@ -40,6 +40,8 @@ class Service:
         self.searchers = Workers(
             min(os.cpu_count() or 1, 4) + 1, "embedkit-search", config.limits.searches, "searches wait"
         )
+        # What may hold more tokens than one request may is counted apart: neither the model nor a search waits for it.
+        self.counters = Workers(1, "embedkit-count", config.limits.searches, "requests wait to be counted")
         self.metrics.watch(
             lambda: sum(e.batcher.waiting for e in self.embedders.all()), lambda: self.searchers.busy
         )
@@ -83,7 +85,11 @@ class Service:
     def close(self) -> None:
         """Let the threads end."""
         self.indexes.stop()
-        for workers in (self.searchers, *(shared.workers for shared in self.rerankers.values())):
+        for workers in (
+            self.searchers,
+            self.counters,
+            *(shared.workers for shared in self.rerankers.values()),
+        ):
             workers.close()
         for embedder in self.embedders.all():
             embedder.batcher.close()

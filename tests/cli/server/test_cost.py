@@ -104,3 +104,22 @@ def test_fields_that_multiply_are_bounded(
         {"context": {**asked["context"], "expand": 1}} if "context" in asked else {}
     )
     assert reranked.post("/search", {"query": "plan", **asked, **small}).status == 200
+
+
+def test_tokens_of_a_request_are_bounded(start: Start) -> None:
+    """What the model would read beyond the limit is refused before it works; what is cut off does not count."""
+    server = start("--embedder", "held", "--max-tokens", "130", "--max-texts", "5000")
+    before = len(server.calls)
+    refused = server.post("/v1/embeddings", {"input": ["word " * 62] * 3})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "input")
+    assert "more than the 130 tokens that one request may hold" in refused.message
+    assert server.post("/v1/embeddings", {"input": ["wörter " * 62] * 3}).status == 400
+    assert len(server.calls) == before
+    # A prefix, a special token and 1,000 words, of which 64 tokens are read.
+    answer = server.post("/v1/embeddings", {"input": ["word " * 1000] * 2})
+    assert answer.status == 200
+    assert answer.json["usage"]["prompt_tokens"] == 128
+    assert answer.headers["x-truncated-tokens"] == str(2 * (1002 - 64))
+    queries = {"input": ["a b c"] * 10, "instruction": "find " * 10}
+    assert server.post("/v1/embeddings", queries).status == 400
+    assert server.post("/v1/embeddings", {**queries, "instruction": "find"}).status == 200
