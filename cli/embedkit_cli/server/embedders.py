@@ -38,6 +38,8 @@ class ServedEmbedder(Embedder):
 
     def __init__(self, inner: Embedder, spec: str, batcher: Batcher) -> None:
         self.info = inner.info
+        self._fingerprint = inner.fingerprint  # each request asks for it
+        self.full_name = f"{inner.info.name}@{inner.fingerprint}"
         self.spec = spec
         self.batcher = batcher
         self._inner = inner
@@ -52,7 +54,7 @@ class ServedEmbedder(Embedder):
     @property
     def fingerprint(self) -> str:
         """The model's own fingerprint."""
-        return self._inner.fingerprint
+        return self._fingerprint
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count as the model itself does."""

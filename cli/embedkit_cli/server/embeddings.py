@@ -89,8 +89,11 @@ def _model(service: Service, wanted: str | None) -> tuple[str, ServedEmbedder]:
     if wanted is None:
         return next(iter(known.items()))
     for name, embedder in known.items():
-        if wanted == name or _spelt(wanted) == embedder.spec.removesuffix(":"):
+        if wanted in (name, embedder.full_name):
             return name, embedder
+    of_spec = [item for item in known.items() if _spelt(wanted) == item[1].spec.removesuffix(":")]
+    if len(of_spec) == 1:
+        return of_spec[0]
     raise ApiError(
         404,
         f"there is no model {wanted[:80]!r}: this server has {', '.join(known)}",

@@ -100,14 +100,19 @@ class Service:
             raise ApiError(503, "the server is starting: try again in a moment", headers={"Retry-After": "1"})
 
     def models(self) -> dict[str, ServedEmbedder]:
-        """Return the embedders by the names that requests may call them."""
-        return named(self.embedders.all())
+        """Return the embedders by the names that requests may call them: the server's own, then those of its indexes."""
+        opened = [index for served in self.indexes if (index := served.index) is not None]
+        serving = dict.fromkeys([self.embedders.own, *(index.embedder for index in opened)])
+        return named([e for e in serving if isinstance(e, ServedEmbedder)])
 
 
 def named(embedders: Sequence[ServedEmbedder]) -> dict[str, ServedEmbedder]:
-    """Return embedders by name; the second of a name bears its fingerprint too."""
+    """Return embedders by name, by `NAME@FINGERPRINT` where others have the name: it never means one, then another."""
+    prints: dict[str, set[str]] = {}
+    for embedder in embedders:
+        prints.setdefault(embedder.info.name, set()).add(embedder.fingerprint)
     out: dict[str, ServedEmbedder] = {}
     for embedder in embedders:
         name = embedder.info.name
-        out[name if name not in out else f"{name}@{embedder.fingerprint}"] = embedder
+        out.setdefault(name if len(prints[name]) == 1 else embedder.full_name, embedder)
     return out

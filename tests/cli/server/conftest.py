@@ -35,17 +35,17 @@ class Held(Embedder):
 
     window = 4096
 
-    def __init__(self, seed):
+    def __init__(self, seed, size):
         self.seed = seed
         self.info = EmbedderInfo(
-            name=f"held-{seed}", dim=16, max_length=64, pooling="none", weights=f"held {seed}", matryoshka_dims=(8,),
+            name=f"held-{seed}", dim=size, max_length=64, pooling="none", weights=f"held {seed} {size}", matryoshka_dims=(8,),
             instruction_trained=True, default_task="search", template=Template(document="passage: {text}"),
         )
-        self._matrix = np.random.default_rng(seed).standard_normal((64, 16))
+        self._matrix = np.random.default_rng(seed).standard_normal((64, size))
 
     @classmethod
-    def open(cls, name, seed=1):
-        return cls(seed)
+    def open(cls, name, seed=1, size=16):
+        return cls(seed, size)
 
     def count_tokens(self, texts):
         return [1 + len(t.split()) for t in texts]
@@ -57,7 +57,7 @@ class Held(Embedder):
         while held(folder / "hold", texts):
             time.sleep(0.005)
         if any("poison" in t for t in texts):
-            return np.full((len(texts), 16), np.nan)
+            return np.full((len(texts), self.info.dim), np.nan)
         counts = np.array([np.bincount(np.frombuffer(t.lower().encode(), np.uint8) % 64, minlength=64) for t in texts])
         return np.sqrt(counts) @ self._matrix
 '''

@@ -105,6 +105,31 @@ def test_a_migrated_index_is_opened_with_its_new_embedder(
     assert server.post("/v1/embeddings", {"input": "a", "model": "held-1"}).status == 404
 
 
+def test_a_name_that_two_models_share_is_no_one_s(
+    start: Start, environment: dict[str, str], changing: Path, tmp_path: Path
+) -> None:
+    """While indexes differ in the dimension of one model, it is called by name and fingerprint, and by no name alone."""
+    first = Path(shutil.copytree(changing, tmp_path / "first"))
+    server = start(first, changing, "--refresh", "0.05")
+
+    def models() -> list[str]:
+        return [m["id"] for m in server.get("/v1/models").json["data"]]
+
+    def dim(model: str | None) -> int:
+        answer = server.post("/v1/embeddings", {"input": "a"} | ({} if model is None else {"model": model}))
+        return len(answer.json["data"][0]["embedding"]) if answer.status == 200 else answer.status
+
+    assert models() == ["held-1"] and dim(None) == dim("held-1") == dim("held") == 16
+    embedkit(environment, "migrate", first, "--embedder", "held", "--embedder-option", "size=12")
+    wait_for(lambda: len(models()) == 2)
+    short, long = models()
+    assert short.startswith("held-1@") and long.startswith("held-1@")
+    assert [dim(m) for m in (None, short, long, "held-1", "held")] == [12, 12, 16, 404, 404]
+    embedkit(environment, "migrate", changing, "--embedder", "held", "--embedder-option", "size=12")
+    wait_for(lambda: models() == ["held-1"])
+    assert [dim(m) for m in (None, "held-1", short, long)] == [12, 12, 12, 404]
+
+
 def test_an_index_deleted_while_it_is_served(
     start: Start, changing: Path, shop_index: Path, tmp_path: Path
 ) -> None:
