@@ -23,8 +23,9 @@ CUT = "[…]"
 # Marks that turn the direction of what follows them: in a title they would turn the citation.
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-# What Markdown would act on although it is quoted: HTML, and links that are defined for the whole page.
-_ACTIVE = re.compile(r"<[A-Za-z/!?]|\]:")
+# What Markdown would act on although it is quoted: HTML, addresses in angle brackets, links and images, which a page
+# fetches unasked, and links that are defined for the whole page.
+_ACTIVE = re.compile(r"<(?:[A-Za-z/!?]|[^\s<>@]+@)|\][(:]")
 _MARKED = re.compile(r"([\\`*_\[\]<])")
 
 

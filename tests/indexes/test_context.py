@@ -365,13 +365,29 @@ def test_no_text_can_pass_for_a_citation() -> None:
     assert json.loads(json.dumps(context.to_dict()))["blocks"][0]["text"] == context.blocks[0].text
 
 
+ACTIVE = [
+    "See ![x](https://evil.example/p.png?q=1) here",
+    "[click](javascript:alert(1))",
+    "![x](<https://evil.example/p.png>)",
+    "[a\nb](https://evil.example)",
+    "[![x](https://evil.example/p.png)](https://evil.example)",
+    "[x]\n\n[x]: https://evil.example",
+    "[x][y]\n\n[y]:\nhttps://evil.example",
+    "<https://evil.example>",
+    "<somebody@evil.example>",
+    "<1@evil.example>",
+    "a<img src=https://evil.example/p.png>",
+]
+
+
 def test_markdown_quotes_prose_and_fences_code_and_what_is_active() -> None:
-    """Every line of a passage is quoted or fenced, and no document defines a link or a tag of the page."""
+    """Every line of a passage is quoted or fenced; no document fetches an image, leads away or sets a tag of the page."""
     code = Document("m.py", "def f():\n    return `x`\n", lang="python", source="src/m.py", form="code")
     documents = [
         code,
         Document("h", HOSTILE, title="*T* [x](y)", source="a b(1).md"),
         Document("p", PROSE, source="p.md"),
+        *[Document(f"active{i}", f"{active} {i}", source=f"{i}.md") for i, active in enumerate(ACTIVE)],
     ]
     hits = hits_of(documents)
     context = build_context(hits, ContextConfig(5000, "markdown"))
@@ -386,8 +402,9 @@ def test_markdown_quotes_prose_and_fences_code_and_what_is_active() -> None:
     assert not [t for t in tokens if t.type == "html_block"]
     inline = [c for t in tokens for c in t.children or ()]
     assert not [c for c in inline if c.type == "html_inline"]
+    assert not [c for c in inline if c.type == "image"]
     targets = {str(c.attrGet("href")) for c in inline if c.type == "link_open"}
-    assert targets == {"src/m.py", "a%20b%281%29.md", "p.md"}
+    assert targets == {"src/m.py", "a%20b%281%29.md", "p.md", *(f"{i}.md" for i in range(len(ACTIVE)))}
     headings = [
         tokens[i + 1].content for i, t in enumerate(tokens) if t.type == "heading_open" and t.level == 0
     ]
