@@ -66,9 +66,20 @@ def notes(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def site(settings: dict[str, str], corpus: Path, notes: Path) -> Iterator[Server]:
-    """A server of both indexes; no test stops or changes it."""
-    server = launch(settings, corpus, notes)
+def pair(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two documents, the English one of several chunks."""
+    folder = tmp_path_factory.mktemp("page-pair")
+    rows = [{"_id": "long", "text": "Bring a coat, since evenings are cold. " * 300, "lang": "en"},
+            {"_id": "kurz", "text": "Nimm einen Mantel mit.", "lang": "de"}]  # fmt: skip
+    (folder / "pair.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    _build(settings, folder / "pair.jsonl", folder / "pair")
+    return folder / "pair"
+
+
+@pytest.fixture(scope="session")
+def site(settings: dict[str, str], corpus: Path, notes: Path, pair: Path) -> Iterator[Server]:
+    """A server of all indexes; no test stops or changes it."""
+    server = launch(settings, corpus, notes, pair)
     yield server
     code, stderr = server.stop()
     assert code == 0, stderr
@@ -125,7 +136,9 @@ def show(browser: Browser, site: Server) -> Iterator[Open]:
         page.goto(f"{server.url}/?{urlencode(asked)}")
         if state.get("q") and "settled" not in state:
             # The page is busy from the moment the columns are there until they are filled.
-            sync_api.expect(page.locator("body:not(.busy) #columns section").first).to_be_attached()
+            sync_api.expect(
+                page.locator("body:not(.busy) :is(#columns, #map-lists) section").first
+            ).to_be_attached()
         return page
 
     yield go

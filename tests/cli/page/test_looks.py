@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.page.conftest import QUERY, Open
+from tests.cli.server.conftest import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -40,15 +41,18 @@ def test_axe_finds_no_violation(show: Open, view: str, dark: bool) -> None:
     assert _violations(page) == []
 
 
-@pytest.mark.parametrize("state", ["empty", "problems", "own words", "phone"])
+@pytest.mark.parametrize("state", ["empty", "no hits", "problems", "own words", "phone"])
 def test_axe_finds_no_violation_in_other_states(show: Open, state: str) -> None:
-    """The empty page, one with a problem at a field, one with own words, and the page on a phone have none either."""
+    """Neither have the empty page, one without hits, with a problem at a field, with own words, and the page on a phone."""
     if state == "empty":
         page = show()
         expect(page.locator(".column")).to_have_count(3)
     elif state == "problems":
         page = show("qa", q=QUERY, where="kind >")
         expect(page.locator("#where-problem")).to_be_visible()
+    elif state == "no hits":
+        page = show("qa", "bitext", q=QUERY, where='kind = "nothing"')
+        expect(page.locator(".none")).to_have_count(2)
     elif state == "own words":
         page = show("qa", q=QUERY, ask="Find the script")
         expect(page.locator(".hit")).to_have_count(20)
@@ -56,6 +60,53 @@ def test_axe_finds_no_violation_in_other_states(show: Open, state: str) -> None:
         page = show("qa", "code", q=QUERY, width=390, height=844, phone=True)
         expect(page.locator(".hit")).to_have_count(20)
     assert _violations(page) == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_violation_in_what_stands_above(show: Open, site: Server, dark: bool) -> None:
+    """Nor have the alert that counts down, the dialog that asks for a key, the map's card, and the map that is not there."""
+    page = show("qa", q=QUERY, view="map", dark=dark)
+    page.locator(".map-hit").nth(2).click()
+    expect(page.get_by_role("button", name="Search for this")).to_be_visible()
+    assert _violations(page) == []
+
+    def refuse(status: int, message: str) -> None:
+        error = {"message": message, "type": "", "param": None, "code": None}
+        page.route(
+            "**/search",
+            lambda route: route.fulfill(status=status, headers={"Retry-After": "60"}, json={"error": error}),
+        )
+        page.locator("#query").press("Enter")
+
+    refuse(429, "the server is busy: try again in 60 s")
+    expect(page.get_by_role("alert")).to_contain_text("Again in")
+    assert _violations(page) == []
+    refuse(401, "an API key is needed")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert _violations(page) == []
+    gone = site.get("/map?index=corpus&points=false").json | {
+        "status": "unavailable",
+        "message": "no map is there",
+    }
+    page.route("**/map?**", lambda route: route.fulfill(json=gone))
+    page.reload()
+    page.keyboard.press("Escape")
+    expect(page.locator("#map-message")).to_contain_text("no map is there")
+    assert _violations(page) == []
+
+
+def test_the_api_is_described_under_the_same_policy(show: Open, site: Server) -> None:
+    """/docs lists the endpoints from this server's own files alone, and breaks no rule of its policy."""
+    page = show()
+    page.goto(f"{site.url}/docs")
+    expect(page.locator(".opblock-summary-path")).to_have_count(len(_operations(site)))
+    page.locator(".opblock-summary").filter(has_text="/v1/embeddings").click()
+    expect(page.locator(".opblock.is-open")).to_be_visible()
+
+
+def _operations(site: Server) -> list[str]:
+    paths = site.get("/openapi.json").json["paths"]
+    return [f"{method} {path}" for path, methods in paths.items() for method in methods]
 
 
 def test_the_theme_follows_the_system_and_can_be_chosen(show: Open) -> None:
@@ -91,5 +142,5 @@ def test_long_texts_do_not_break_the_page(show: Open) -> None:
         *["qa", "duplicate", "bitext", "code", "topic", "paraphrase", "search"], q=QUERY, ask="x" * 300
     )
     expect(page.locator(".column")).to_have_count(8)
-    expect(page.locator("#add-column")).to_be_disabled()
+    expect(page.locator("#add-task")).to_be_disabled()
     assert page.evaluate("document.documentElement.scrollWidth") <= 1360

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cli.page.conftest import QUERY, Open, asked, chunks, until
 from tests.cli.server.conftest import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -59,13 +63,126 @@ def test_the_list_leads_to_the_map(show: Open, mapped: Server) -> None:
     lists = page.locator(".map-list")
     expect(lists).to_have_count(2)
     told = asked(mapped, "qa")[0]["hits"]
-    expect(lists.first.get_by_role("button")).to_have_count(len(told))
-    lists.first.get_by_role("button").first.click()
+    expect(lists.first.locator(".map-hit")).to_have_count(len(told))
+    lists.first.locator(".map-hit").first.click()
     card = page.locator("#map-card")
     expect(card).to_contain_text(told[0]["document_id"])
     expect(card.locator(".card-ranks")).to_contain_text("#1 qa")
     card.get_by_role("button", name="Search for this").click()
     expect(page.locator("#query")).to_have_value(told[0]["text"])
+
+
+def test_tasks_are_changed_beside_the_map(show: Open, mapped: Server) -> None:
+    """The map has the columns' controls: tasks are chosen, added, removed and put in own words, and their hits light up."""
+    page = show("qa", view="map", q=QUERY)
+
+    def lit(*tasks: object) -> None:
+        results = asked(mapped, *tasks)
+        expect(page.locator(".map-list")).to_have_count(len(tasks))
+        expect(page.locator("#map")).to_have_attribute(
+            "data-lit", str(len({chunk for result in results for chunk in chunks(result)}))
+        )
+        for place, result in enumerate(results):
+            listed = page.locator(".map-list").nth(place).locator(".map-hit")
+            expect(listed).to_have_count(10)
+            found = listed.evaluate_all("all => all.map((hit) => hit.dataset.chunk)")
+            assert found == chunks(result)
+
+    lit("qa")
+    assert page.evaluate(_PIXELS, "--c4") == 0
+    page.get_by_role("button", name="Add a task").click()
+    lit("qa", "duplicate")
+    page.get_by_label("Task 2", exact=True).select_option("topic")
+    lit("qa", "topic")
+    until(page, f"({_PIXELS})('--c4') > 50")
+    page.get_by_role("button", name="Remove task qa").click()
+    lit("topic")
+    expect(page.get_by_label("Task 1", exact=True)).to_be_focused()
+    page.get_by_label("Task 1", exact=True).select_option(label="own words…")
+    field = page.get_by_label("Instruction of task 1")
+    expect(field).to_be_focused()
+    field.fill("Given a question, retrieve shell scripts")
+    field.press("Enter")
+    lit({"instruction": "Given a question, retrieve shell scripts"})
+    page.get_by_role("link", name="Compare").click()
+    expect(page.locator(".column textarea")).to_have_value("Given a question, retrieve shell scripts")
+    expect(page.locator(".hit")).to_have_count(10)
+
+
+def test_an_unknown_task_is_told_beside_the_map(show: Open, mapped: Server) -> None:
+    """What the server says of a task stands at its control, and another task mends it."""
+    del mapped
+    page = show("qa", "qaa", view="map", q=QUERY, settled=1)
+    expect(page.locator(".map-list").nth(1).locator(".problem")).to_contain_text("unknown task 'qaa'")
+    page.get_by_label("Task 2", exact=True).select_option("topic")
+    expect(page.locator(".map-hit")).to_have_count(20)
+
+
+def _part(route: Route, count: int) -> dict[str, Any]:
+    """The server's answer, with that many of the map's chunks on it, as a sampled map has."""
+    told: dict[str, Any] = route.fetch().json()
+    if told["points"]:
+        told["points"] = {name: values[:count] for name, values in told["points"].items()}
+    return told
+
+
+def test_the_last_of_two_searches_is_on_the_map(show: Open, mapped: Server) -> None:
+    """Hits that are asked for one by one, on a sampled map, are those of the search that is shown."""
+    page = show("qa", view="map")
+    held: list[Route] = []
+
+    def sampled(route: Route) -> None:
+        if "chunks=" in route.request.url:
+            held.append(route)
+        else:
+            route.fulfill(json=_part(route, 5))
+
+    page.route("**/map?**", sampled)
+    page.reload()
+    expect(page.locator("#map")).to_have_attribute("data-lit", "0")
+    for count, query in enumerate(("an old question", QUERY), 1):
+        page.locator("#query").fill(query)
+        page.keyboard.press("Enter")
+        while len(held) < count:
+            page.wait_for_timeout(50)
+    last = {chunk for result in asked(mapped, "qa") for chunk in chunks(result)}
+    for route in held[::-1]:
+        route.fulfill(response=route.fetch())
+    expect(page.locator("#map")).to_have_attribute("data-lit", str(len(last)))
+    page.wait_for_timeout(200)
+    expect(page.locator("#map")).to_have_attribute("data-lit", str(len(last)))
+
+
+def test_a_map_that_is_replaced_is_asked_for_once(show: Open, mapped: Server) -> None:
+    """While a newer map is computed the page asks how far it is, not for the points; what was pointed at is let go then."""
+    del mapped
+    asked_for: list[str] = []
+    page = show("qa")
+
+    def stale(route: Route) -> None:
+        asked_for.append("state" if "points=false" in route.request.url else "points")
+        told = _part(route, 313 if len(asked_for) > 4 else 20)
+        old = len(asked_for) <= 4
+        route.fulfill(json=told | {"stale": old, "computing": old, "generation": told["generation"] - old})
+
+    page.route("**/map?**", stale)
+    page.get_by_role("link", name="Map").click()
+    until(page, f"({_PIXELS})('--dot') > 100")
+    canvas = page.locator("#map")
+    dot = page.evaluate(
+        """() => {
+          const canvas = document.getElementById("map");
+          const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          const at = data.findIndex((value, i) => i % 4 === 3 && value === 255 && data[i - 3] < 200);
+          return { x: Math.floor(at / 4) % width, y: Math.floor(at / 4 / width) + 2 };
+        }"""
+    )
+    canvas.click(position=dot)
+    expect(page.locator("#map-card")).to_be_visible()
+    page.mouse.move(0, 0)
+    expect(page.locator("#map-card")).to_be_hidden()
+    assert asked_for[:2] == ["state", "points"]
+    assert asked_for.count("points") == 2
 
 
 def test_the_map_is_moved_by_keys_and_pointer(show: Open, mapped: Server) -> None:
@@ -109,13 +226,13 @@ def test_chunks_are_coloured_by_language(show: Open, mapped: Server) -> None:
     until(page, f"({_PIXELS})('--c0') > 50 && ({_PIXELS})('--c1') > 20")
 
 
-def test_a_missing_extra_is_named(show: Open) -> None:
-    """Where the projection cannot be computed, the view says which command mends it, and the lists stay."""
+def test_a_missing_map_is_told(show: Open) -> None:
+    """Where the projection cannot be computed, the view says so in the server's words, and the lists stay."""
     page = show("qa")
-    command = "pip install 'embedkit-retrieval[map]'"
+    message = "this server was installed without what lays out a map"
     told = {
         "index": "corpus", "generation": 1, "status": "unavailable", "stale": False, "computing": False,
-        "message": f"the map needs the extra [map]: {command}", "chunks": 313, "points": None,
+        "message": message, "chunks": 313, "points": None,
     }  # fmt: skip
     page.route(
         "**/map?**", lambda route: route.fulfill(content_type="application/json", body=json.dumps(told))
@@ -123,7 +240,7 @@ def test_a_missing_extra_is_named(show: Open) -> None:
     page.locator("#query").fill(QUERY)
     page.keyboard.press("Enter")
     page.get_by_role("link", name="Map").click()
-    expect(page.locator("#map-message")).to_contain_text(command)
+    expect(page.locator("#map-message")).to_contain_text(message)
     expect(page.locator(".map-hit")).to_have_count(10)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from tests.cli.page.conftest import QUERY, Open, asked, chunks, documents
+from tests.cli.page.conftest import QUERY, Open, asked, chunks, documents, until
 from tests.cli.server.conftest import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -42,10 +46,10 @@ def test_switching_a_task_changes_the_ranking(show: Open, site: Server) -> None:
 def test_columns_come_and_go_and_the_back_button_brings_them_back(show: Open) -> None:
     """A column is added and removed; going back restores tasks and hits, as does the address in a new tab."""
     page = show("qa", "duplicate", q=QUERY)
-    page.locator("#add-column").click()
+    page.locator("#add-task").click()
     expect(page.locator(".hit")).to_have_count(30)
     three = page.url
-    page.get_by_role("button", name="Remove column qa").click()
+    page.get_by_role("button", name="Remove task qa").click()
     expect(page.locator(".column")).to_have_count(2)
     expect(page.locator(".column").first).to_have_attribute("aria-label", "Task duplicate")
     page.go_back()
@@ -98,6 +102,82 @@ def test_language_chips_filter_and_show_the_mix(show: Open, site: Server) -> Non
     expect(page.get_by_role("radio", name="German")).to_be_checked()
 
 
+def test_chips_count_the_documents_of_an_index(show: Open, site: Server) -> None:
+    """Before a search a chip tells how many documents have its language, however many chunks they are cut into."""
+    page = show("qa", index="pair")
+    told = next(one for one in site.get("/indexes").json["indexes"] if one["name"] == "pair")
+    assert told["chunks"] > told["documents"] == 2
+    expect(page.locator(".chip .count")).to_have_text([", 1 document", ", 1 document"])
+
+
+def test_arrows_move_through_the_chips_and_space_chooses(show: Open, site: Server) -> None:
+    """Arrow keys search for nothing and leave the address as it is; Space and Enter choose the language under them."""
+    page = show("qa", q=QUERY)
+    where = "[location.href, history.length]"
+    before = page.evaluate(where)
+    page.get_by_role("radio", name="All").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    focused = page.locator("#languages input:focus")
+    expect(focused).not_to_be_checked()
+    code = focused.get_attribute("value")
+    assert page.evaluate(where) == before
+    page.keyboard.press("Space")
+    assert f"lang={code}" in page.url
+    expect(page.locator(".hit")).to_have_count(len(asked(site, "qa", lang=code)[0]["hits"]))
+    expect(page.locator(f"#languages input[value='{code}']")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    other = page.locator("#languages input:focus").get_attribute("value")
+    page.keyboard.press("Enter")
+    expect(page.locator("#languages input:checked")).to_have_value(str(other))
+
+
+def test_the_hits_stay_until_the_next_are_there(show: Open) -> None:
+    """While another task is searched under, what was found stays, dimmed, and the page where it was scrolled to."""
+    page = show("qa", "code", q=QUERY)
+    page.evaluate("scrollTo(0, 150)")
+    held: list[Route] = []
+    page.route("**/search", lambda route: held.append(route))  # noqa: PLW0108 – Playwright takes no built-in
+    page.locator(".task").nth(1).evaluate("e => { e.value = 'topic'; e.dispatchEvent(new Event('change')); }")
+    expect(page.locator("body.busy")).to_be_attached()
+    expect(page.locator(".hit")).to_have_count(20)
+    until(page, "getComputedStyle(document.querySelector('.hits')).opacity === '0.55'")
+    until(page, "document.querySelectorAll('.links path').length > 0")
+    assert page.evaluate("scrollY") == 150
+    held[0].continue_()
+    expect(page.locator("body:not(.busy)")).to_be_attached()
+    expect(page.locator(".column").nth(1)).to_have_attribute("aria-label", "Task topic")
+    assert page.evaluate("scrollY") == 150
+
+
+def test_hits_do_not_wait_for_their_marks(show: Open, site: Server) -> None:
+    """The hits are there by the words' marks while passages are compared by meaning; then those are marked."""
+    query = "Wann fährt der Zug nach Lissabon?"
+    by_words, by_meaning = (
+        next(hit["snippet"]["text"] for hit in result["hits"] if hit["document_id"] == "astral")
+        for kind in ("words", "meaning")
+        for result in asked(site, "bitext", query=query, index="notes", snippets=kind)
+    )
+    assert by_words != by_meaning
+    page = show("bitext", index="notes")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if '"meaning"' in (route.request.post_data or ""):
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/search", hold)
+    page.locator("#query").fill(query)
+    page.keyboard.press("Enter")
+    mark = page.locator(".hit", has_text="is a row of pins").locator("mark")
+    expect(mark).to_have_text(by_words)
+    expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
+    held[0].continue_()
+    expect(mark).to_have_text(by_meaning)
+
+
 def test_the_encoded_string_is_shown_on_demand(show: Open, site: Server) -> None:
     """ "What was encoded" opens to the exact string and the number of its tokens."""
     page = show("qa", q=QUERY)
@@ -112,7 +192,7 @@ def test_a_column_takes_own_words(show: Open, site: Server) -> None:
     """A free instruction is searched under when Enter is pressed, and stands in the address."""
     page = show("qa", q=QUERY)
     page.locator(".task").select_option(label="own words…")
-    field = page.get_by_label("Instruction of column 1")
+    field = page.get_by_label("Instruction of task 1")
     expect(field).to_be_focused()
     field.fill("Given a question, retrieve shell scripts")
     with page.expect_response("**/search"):
@@ -195,7 +275,7 @@ def test_everything_is_reached_by_keys(show: Open) -> None:
     page.keyboard.press("End")
     assert page.evaluate(focused) == ["1", second[-1]]
     page.keyboard.press("Tab")
-    expect(page.locator("#add-column")).to_be_focused()
+    expect(page.locator("#add-task")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#query")).to_be_focused()
 

@@ -110,15 +110,19 @@ def test_a_search_that_takes_long_says_so_and_the_last_one_wins(show: Open) -> N
 def test_a_key_is_asked_for_and_a_server_that_is_gone_is_told(
     show: Open, settings: dict[str, str], notes: Path
 ) -> None:
-    """401 opens a dialog, a wrong key is told there, the right one goes on; a server that stopped is told too."""
+    """401 opens a dialog that can be left and come back to, a wrong key is told there, the right one goes on; a server that stopped is told too."""
     server = launch(settings, notes, EMBEDKIT_API_KEY="open-sesame")
     try:
         page = show("qa", server=server, q="train", settled=1)
         dialog = page.get_by_role("dialog")
         expect(dialog).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        expect(page.get_by_role("alert")).to_contain_text("This server asks for a key")
+        page.get_by_role("button", name="Try again").click()
         page.get_by_label("API key").fill("wrong")
         page.keyboard.press("Enter")
-        expect(page.locator("#key-problem")).to_contain_text("the API key is wrong")
+        expect(page.locator("#key-problem")).to_contain_text("The API key is wrong.")
         page.get_by_label("API key").fill("open-sesame")
         page.keyboard.press("Enter")
         expect(page.locator(".hit")).to_have_count(3)
@@ -130,5 +134,5 @@ def test_a_key_is_asked_for_and_a_server_that_is_gone_is_told(
         server.stop()
     page.locator("#query").fill("another")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("The server does not answer.")
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer: it may have stopped")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()

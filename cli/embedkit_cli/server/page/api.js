@@ -21,9 +21,10 @@ function storedKey() {
 }
 
 export class ApiError extends Error {
-  constructor(status, { message, param = null, code = null }, retryAfter = 0) {
+  constructor(status, { message, param = null }, { retryAfter = 0, key = false } = {}) {
     super(message);
-    Object.assign(this, { status, param, code, retryAfter });
+    // `key`: whether one was sent.
+    Object.assign(this, { status, param, retryAfter, key });
   }
 }
 
@@ -42,7 +43,7 @@ export async function ask(path, body = undefined, signal = undefined) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { message: "The server does not answer. Is `embedkit serve` still running?" });
+    throw new ApiError(0, { message: "The server does not answer: it may have stopped, or the network may be down." });
   }
   let told;
   try {
@@ -53,17 +54,18 @@ export async function ask(path, body = undefined, signal = undefined) {
   }
   if (answer.ok && told !== null) return told;
   const detail = told?.error ?? { message: `The server answered ${answer.status} and no more.` };
-  throw new ApiError(answer.status, detail, Number(answer.headers.get("Retry-After")) || 0);
+  throw new ApiError(answer.status, detail, { retryAfter: Number(answer.headers.get("Retry-After")) || 0, key: Boolean(key) });
 }
 
 export const indexesOf = () => ask("/indexes").then((told) => told.indexes);
 
 export const tasksOf = (index) => ask(`/tasks?index=${encodeURIComponent(index)}`);
 
-export const mapOf = (index, chunks = null, signal = undefined) =>
-  ask(`/map?index=${encodeURIComponent(index)}${chunks ? `&chunks=${chunks.join(",")}` : ""}`, undefined, signal);
+// `asked`: chunks, ids with commas between them, for their points alone; points: false for none.
+export const mapOf = (index, asked = {}) => ask(`/map?${new URLSearchParams({ index, ...asked })}`);
 
-export function search(state, signal) {
+// `some`: which snippets, and what else another search than the page's first would ask.
+export function search(state, some, signal) {
   return ask(
     "/search",
     {
@@ -74,8 +76,7 @@ export function search(state, signal) {
       ...(state.lang && { lang: state.lang }),
       ...(state.where.trim() && { where: state.where }),
       mode: state.mode,
-      explain: true,
-      snippets: state.mode === "lexical" ? "words" : "meaning",
+      ...some,
     },
     signal,
   );

@@ -7,7 +7,18 @@ const root = byId("languages");
 const SHOWN = 8;
 let all = false;
 
-// `languages`: chunks of the index by code. `found`: hits by code, all columns together, null before a search.
+// A radio's own arrows choose, and each step would be a search: here they move, Space and Enter choose.
+root.addEventListener("keydown", (event) => {
+  const inputs = [...root.querySelectorAll("input")];
+  const at = inputs.indexOf(event.target);
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (at < 0 || !(step || event.key === "Enter") || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  if (step) inputs.at((at + step) % inputs.length).focus();
+  else event.target.click();
+});
+
+// `languages`: documents of the index by code. `found`: hits by code, all columns together, null before a search.
 export function drawChips(languages, found, chosen, choose) {
   const codes = Object.keys(languages);
   root.hidden = codes.length < 2;
@@ -15,10 +26,10 @@ export function drawChips(languages, found, chosen, choose) {
   codes.sort((a, b) => rank(b) - rank(a) || a.localeCompare(b));
   const shown = all ? codes : codes.slice(0, SHOWN);
   if (chosen && !shown.includes(chosen)) shown.unshift(chosen);
-  const chip = (code, name, count, unit) => {
+  const chip = (code, name, count, one) => {
     const input = h("input", { type: "radio", name: "lang", value: code ?? "", checked: code === chosen });
     input.addEventListener("change", () => choose(code));
-    return h("label", { class: count === 0 ? "chip empty" : "chip" }, input, h("span", {}, name, count === null ? "" : h("span", { class: "count" }, h("span", { class: "visually-hidden" }, ", "), count.toLocaleString("en"), h("span", { class: "visually-hidden" }, ` ${unit}`))));
+    return h("label", { class: count === 0 ? "chip empty" : "chip" }, input, h("span", {}, name, count === null ? "" : h("span", { class: "count" }, h("span", { class: "visually-hidden" }, ", "), count.toLocaleString("en"), h("span", { class: "visually-hidden" }, ` ${one}${count === 1 ? "" : "s"}`))));
   };
   const more = codes.length > SHOWN && h(
     "button",
@@ -33,7 +44,7 @@ export function drawChips(languages, found, chosen, choose) {
   root.replaceChildren(
     root.querySelector("legend"),
     chip(null, "All", null),
-    ...shown.map((code) => (found && !chosen ? chip(code, languageName(code), found.get(code) ?? 0, "hits") : chip(code, languageName(code), languages[code] ?? 0, "chunks"))),
+    ...shown.map((code) => (found && !chosen ? chip(code, languageName(code), found.get(code) ?? 0, "hit") : chip(code, languageName(code), languages[code] ?? 0, "document"))),
     more || "",
   );
   // Drawn anew under the keyboard: the focus stays where it was.

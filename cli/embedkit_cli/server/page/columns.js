@@ -2,122 +2,66 @@
 
 import { byId, h, plural } from "./dom.js";
 import { coloursOf } from "./colours.js";
-import { hitItem } from "./hits.js";
+import { hitItem, markPassage } from "./hits.js";
 import { languageName, mixOf } from "./languages.js";
 import { drawLinks } from "./links.js";
-import { ranksOf } from "./ranking.js";
-import { MOST_COLUMNS, nameOf } from "./state.js";
+import { nameOf } from "./state.js";
+import { addButton, taskHeads } from "./tasks.js";
 
-const OWN = "\u0000own words";
 const root = byId("columns");
-let heads = [];
+let drawn = [];
 
-// `on`: change() after a column's task changed, add(), remove(place).
 export function drawColumns(state, tasks, on) {
   const colours = coloursOf(state.columns);
-  heads = state.columns.map((column, place) => {
-    const problem = h("p", { class: "problem", id: `column-${place}-problem`, hidden: true });
-    const list = h("ol", { class: "hits" });
-    const told = h("div", { class: "told" });
-    const remove = state.columns.length > 1 && h(
-      "button", { type: "button", class: "quiet remove", "aria-label": `Remove column ${nameOf(column)}`, title: "Remove this column", onclick: () => on.remove(place) }, "×",
+  const heads = taskHeads(state, tasks, on);
+  const before = [...drawn];
+  const take = (found) => (found < 0 ? null : before.splice(found, 1, null)[0]);
+  // What was found stays until the next answer is there: under its task, or where another task takes its place.
+  const same = state.columns.map((column) => take(before.findIndex((one) => one?.name === nameOf(column))));
+  drawn = state.columns.map((column, place) => {
+    const old = same[place] ?? (before.length === heads.length ? before[place] : null);
+    const { list, told } = old ?? { list: h("ol", { class: "hits" }), told: h("div", { class: "told" }) };
+    const element = h(
+      "section", { class: `column c${colours[place]}`, "aria-label": `Task ${nameOf(column)}`, data: { place: String(place) } }, heads[place], told, list,
     );
-    const head = h(
-      "header", { class: "column-head" },
-      h("h2", { class: "visually-hidden" }, `Task ${nameOf(column)}`),
-      h("div", { class: "row" }, taskSelect(column, tasks, place, on), remove),
-      instruction(column, tasks, place, on), problem, told,
-    );
-    const element = h("section", { class: `column c${colours[place]}`, "aria-label": `Task ${nameOf(column)}`, data: { place: String(place) } }, head, list);
-    return { element, list, told, problem };
+    return { name: nameOf(column), element, list, told };
   });
-  const add = h(
-    "button", { type: "button", id: "add-column", class: "add", disabled: state.columns.length >= MOST_COLUMNS, "aria-label": "Add a column", onclick: on.add },
-    h("span", { "aria-hidden": "true" }, "+"), h("span", { class: "add-text" }, "Add a task"),
-  );
-  root.replaceChildren(...heads.map((head) => head.element), add);
-  root.dataset.count = String(heads.length);
+  root.replaceChildren(...drawn.map((one) => one.element), addButton(state, on));
+  root.dataset.count = String(drawn.length);
+  drawLinks(drawn.map((one) => one.element));
 }
 
-function taskSelect(column, tasks, place, on) {
-  const select = h("select", { class: "task", "aria-label": `Task of column ${place + 1}`, "aria-describedby": `column-${place}-problem` });
-  const own = tasks.filter((task) => task.source !== "built-in");
-  const built = tasks.filter((task) => task.source === "built-in");
-  const options = (some) => some.map((task) => h("option", { value: task.name, title: task.description }, task.name));
-  select.append(h("option", { value: OWN }, "own words…"));
-  if (own.length) select.append(h("optgroup", { label: "Tasks of this index" }, options(own)));
-  select.append(own.length ? h("optgroup", { label: "Built-in tasks" }, options(built)) : "", ...(own.length ? [] : options(built)));
-  // A task from the address that nobody knows: shown as it is, and the server says what is wrong.
-  if (column.task !== undefined && !tasks.some((task) => task.name === column.task)) select.append(h("option", { value: column.task }, column.task));
-  select.value = column.task ?? OWN;
-  select.addEventListener("change", () => {
-    const before = tasks.find((task) => task.name === column.task)?.instruction ?? "";
-    on.change(place, select.value === OWN ? { instruction: before } : { task: select.value });
-  });
-  return select;
-}
-
-function instruction(column, tasks, place, on) {
-  if (column.task !== undefined) {
-    const task = tasks.find((one) => one.name === column.task);
-    return h("p", { class: "instruction" }, task ? task.instruction : "");
-  }
-  const field = h("textarea", {
-    class: "instruction own", rows: 2, dir: "auto", spellcheck: "false", "aria-label": `Instruction of column ${place + 1}`,
-    placeholder: "Say what to find, then Enter", "aria-describedby": `column-${place}-problem`,
-  });
-  field.value = column.instruction;
-  let sent = false;
-  const send = () => {
-    // Drawing anew takes this field away, which browsers may tell as one more change.
-    if (sent || field.value === column.instruction) return;
-    sent = true;
-    on.change(place, { instruction: field.value });
-  };
-  field.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    event.preventDefault();
-    send();
-  });
-  field.addEventListener("change", send);
-  return field;
-}
-
-export function focusColumn(place) {
-  const head = heads[Math.min(place, heads.length - 1)];
-  (head?.element.querySelector("textarea") ?? head?.element.querySelector("select"))?.focus();
-}
-
-export function columnProblem(place, message) {
-  const { problem, element } = heads[place];
-  problem.textContent = message;
-  problem.hidden = false;
-  element.querySelector(".task, textarea")?.setAttribute("aria-invalid", "true");
+export function leaveColumns() {
+  drawn = [];
+  root.replaceChildren();
 }
 
 export function clearColumns() {
-  for (const { list, told } of heads) {
+  for (const { list, told } of drawn) {
     list.replaceChildren();
     told.replaceChildren();
   }
   drawLinks([], new Map());
 }
 
-export function showResults(answer, state, selected) {
-  const { results } = answer;
-  const ranks = ranksOf(results);
+export function showResults(answer, state, ranks) {
   const names = state.columns.map(nameOf);
   const colours = coloursOf(state.columns);
-  results.forEach((result, column) => {
+  answer.results.forEach((result, column) => {
     const view = { column, names, colours, ranks, mode: state.mode, best: result.hits[0]?.score ?? 1 };
-    const { list, told } = heads[column];
+    const { list, told } = drawn[column];
     told.replaceChildren(...saidAbove(result, state));
     list.replaceChildren(...result.hits.map((hit) => hitItem(hit, view)));
     list.hidden = !result.hits.length;
   });
-  drawLinks(heads.map((head) => head.element), ranks);
-  if (selected !== undefined) highlight(selected);
-  return ranks;
+  drawLinks(drawn.map((one) => one.element), ranks);
+}
+
+export function markPassages(answer) {
+  answer.results.forEach((result, column) => {
+    result.hits.forEach((hit, row) => markPassage(drawn[column].list.children[row], hit));
+  });
+  root.dispatchEvent(new CustomEvent("resized"));
 }
 
 function saidAbove(result, state) {

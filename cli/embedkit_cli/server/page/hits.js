@@ -38,17 +38,14 @@ export function withoutTitle(hit) {
   };
 }
 
-function passage(found) {
+function marked(found) {
   const hit = withoutTitle(found);
   const cut = excerpt(hit.text, hit.snippet);
   // Marking all of a text marks nothing.
-  const marked = cut.match && (cut.before || cut.after) ? h("mark", {}, cut.match) : cut.match;
-  return h(
-    "p",
-    { class: "passage", dir: "auto", lang: langAttribute(hit.lang) },
-    cut.before, marked, cut.after,
-  );
+  return [cut.before, cut.match && (cut.before || cut.after) ? h("mark", {}, cut.match) : cut.match, cut.after];
 }
+
+export const markPassage = (item, hit) => item.querySelector(".passage").replaceChildren(...marked(hit));
 
 const number = (value) => (Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(3));
 
@@ -76,7 +73,7 @@ function facts(hit) {
   return h(
     "dl",
     { class: "facts" },
-    rows.filter(([, value]) => value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", { dir: "auto" }, value))),
+    rows.filter(([, value]) => value !== "").map(([name, value]) => h("div", {}, h("dt", { dir: "auto" }, name), h("dd", { dir: "auto" }, value))),
   );
 }
 
@@ -97,7 +94,7 @@ function elsewhere(ranks, view) {
       h(
         "button",
         { type: "button", class: `also c${view.colours[other]}`, tabIndex: -1, data: { to: String(other) } },
-        h("span", { class: "visually-hidden" }, "also "), `#${ranks[other]} `, h("span", { class: "also-name" }, name),
+        h("span", { class: "visually-hidden" }, "also "), `#${ranks[other]} `, h("bdi", { class: "also-name" }, name),
       ),
     );
   });
@@ -123,7 +120,7 @@ export function hitItem(hit, view) {
         h("span", { "aria-hidden": "true" }, change.text), h("span", { class: "visually-hidden" }, `, ${change.spoken}`))),
     h("div", { class: "body" },
       h("div", { class: "head" }, h("h3", {}, open), h("span", { class: "lang", title: languageName(hit.lang) }, h("span", { class: "visually-hidden" }, `${languageName(hit.lang)} `), h("span", { "aria-hidden": "true" }, hit.lang))),
-      passage(hit),
+      h("p", { class: "passage", dir: "auto", lang: langAttribute(hit.lang) }, marked(hit)),
       h("div", { class: "foot" }, score(hit, view), elsewhere(ranks, view))),
   );
   open.addEventListener("click", () => toggle(item, hit, open));

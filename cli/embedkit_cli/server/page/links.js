@@ -6,7 +6,8 @@ const root = byId("columns");
 let drawn = { columns: [], ranks: new Map() };
 let waiting = 0;
 
-export function drawLinks(columns, ranks) {
+// Without ranks, those that were drawn last, between columns that were drawn anew.
+export function drawLinks(columns, ranks = drawn.ranks) {
   drawn = { columns, ranks };
   redraw();
 }

@@ -2,14 +2,16 @@
 
 import { indexesOf, search, tasksOf } from "./api.js";
 import { drawChips } from "./chips.js";
-import { clearColumns, columnProblem, drawColumns, focusColumn, showResults } from "./columns.js";
+import { clearColumns, drawColumns, leaveColumns, markPassages, showResults } from "./columns.js";
 import { byId, plural } from "./dom.js";
 import { listenForKeys } from "./keyboard.js";
 import { mixOf } from "./languages.js";
+import { drawLists, leaveLists } from "./map_lists.js";
 import { closeMap, listenToMap, openMap, repaint } from "./map_view.js";
 import { askForKey, clearProblems, countDown, fieldProblem, notice } from "./notices.js";
-import { sharedBy } from "./ranking.js";
+import { ranksOf, sharedBy } from "./ranking.js";
 import { DEFAULTS, addressOf, readState } from "./state.js";
+import { focusTask, taskProblem } from "./tasks.js";
 import { startTheme } from "./themes.js";
 
 const FIRST = ["qa", "duplicate", "bitext"];
@@ -63,9 +65,10 @@ function draw() {
   if (state.mode !== DEFAULTS.mode || state.k !== DEFAULTS.k || state.where) byId("options").open = true;
   const languages = Object.keys(index.languages).length;
   byId("about").textContent = `${plural(index.documents, "document")} in ${plural(languages, "language")}, embedded once by ${index.embedder.name}. Between columns only the query’s instruction changes.`;
-  drawColumns(state, tasks, { change: changeTask, add: addTask, remove: removeTask });
-  drawLanguages(null);
   const map = state.view === "map";
+  (map ? leaveColumns : leaveLists)();
+  (map ? drawLists : drawColumns)(state, tasks, { change: changeTask, add: addTask, remove: removeTask });
+  drawLanguages(null);
   byId("results").hidden = map;
   byId("map-view").hidden = !map;
   for (const name of ["search", "map"]) {
@@ -87,6 +90,8 @@ function change(some) {
   const address = addressOf(state);
   if (address !== location.search) history.pushState(null, "", address);
   tries = 0;
+  // Before the server has told its indexes: the start goes on from the state.
+  if (!indexes.length) return undefined;
   draw();
   return run();
 }
@@ -99,8 +104,10 @@ async function run() {
     answer = null;
     busy(false);
     clearColumns();
-    byId("status").textContent = own >= 0 && state.q.trim() ? `Column ${own + 1} waits for its instruction.` : "Type a query and press Enter: every column searches the same vectors, each under its own task.";
-    if (state.view === "map") await openMap(state, null);
+    const map = state.view === "map";
+    byId("status").textContent = own >= 0 && state.q.trim() ? `Task ${own + 1} waits for its instruction.`
+      : `Type a query and press Enter: ${map ? "each task’s hits light up in its colour" : "every column searches the same vectors, each under its own task"}.`;
+    if (map) await openMap(state, null);
     else closeMap();
     return;
   }
@@ -108,22 +115,37 @@ async function run() {
   asked = mine;
   busy(true);
   try {
-    const told = await search(state, mine.signal);
-    answer = told;
+    // By words first: the passages' meaning takes longer, and the hits are the same.
+    answer = await search(state, { explain: true, snippets: "words" }, mine.signal);
     tries = 0;
     show();
+    busy(false);
+    await markMeaning(answer, mine.signal);
   } catch (error) {
     if (error.name === "AbortError") return;
     answer = null;
     clearColumns();
+    if (state.view === "map") openMap(state, null);
     byId("status").textContent = "";
     fail(error, run);
   }
   if (asked === mine) busy(false);
 }
 
+async function markMeaning(found, signal) {
+  if (state.mode === "lexical" || !found.results.some((result) => result.hits.length)) return;
+  const told = await search(state, { snippets: "meaning" }, signal).catch(() => null);
+  // Where it fails, the words stay marked.
+  if (told?.generation !== found.generation || signal.aborted) return;
+  found.results.forEach((result, column) => {
+    const snippets = new Map(told.results[column].hits.map((hit) => [hit.chunk_id, hit.snippet]));
+    for (const hit of result.hits) hit.snippet = snippets.get(hit.chunk_id) ?? hit.snippet;
+  });
+  if (state.view !== "map" && answer === found) markPassages(found);
+}
+
 function show() {
-  const ranks = showResults(answer, state);
+  const ranks = ranksOf(answer.results);
   const counts = answer.results.map((result) => result.hits.length);
   const found = new Map(mixOf(answer.results.flatMap((result) => result.hits)));
   drawLanguages(found);
@@ -133,7 +155,10 @@ function show() {
   const shared = columns < 2 || !ranks.size ? "" : columns === 2 ? ` · ${all} of ${plural(ranks.size, "chunk")} found by both` : ` · of ${plural(ranks.size, "chunk")}, ${all} found by all and ${some - all} by some`;
   byId("status").textContent = Math.max(...counts) ? each + shared : nothing();
   if (state.view === "map") openMap(state, answer);
-  else closeMap();
+  else {
+    closeMap();
+    showResults(answer, state, ranks);
+  }
 }
 
 function nothing() {
@@ -155,13 +180,13 @@ function fail(error, again) {
   }
   const param = error.param ?? "";
   const column = /^tasks\.(\d+)/.exec(param);
-  if (error.status === 401) askForKey(/wrong/.test(error.message) ? error.message : "", again);
+  if (error.status === 401) askForKey(error.key ? "The API key is wrong." : "", again);
   else if (error.status === 429 || error.status === 503) {
     tries += 1;
     if (tries <= RETRIES) countDown(error.message, error.retryAfter || 2, again);
     else notice(error.message, again);
   } else if (error.status === 404 && param === "index") notice(error.message, () => change({ index: indexes[0].name, lang: null }));
-  else if (column && state.columns.length) columnProblem(Number(column[1]), error.message);
+  else if (column && state.columns.length) taskProblem(Number(column[1]), error.message);
   else if (["query", "lang", "mode", "k", "where"].includes(param)) fieldProblem(param, error.message);
   else notice(error.message, again);
 }
@@ -169,19 +194,19 @@ function fail(error, again) {
 function changeTask(place, column) {
   const columns = state.columns.with(place, column);
   change({ columns });
-  focusColumn(place);
+  focusTask(place);
 }
 
 function addTask() {
   const used = new Set(state.columns.map((c) => c.task));
   const next = [...MORE, ...tasks.map((task) => task.name)].find((name) => !used.has(name));
   change({ columns: [...state.columns, { task: next }] });
-  focusColumn(state.columns.length - 1);
+  focusTask(state.columns.length - 1);
 }
 
 function removeTask(place) {
   change({ columns: state.columns.toSpliced(place, 1) });
-  focusColumn(place);
+  focusTask(place);
 }
 
 function listen() {
@@ -215,7 +240,7 @@ function listen() {
     });
   }
   addEventListener("popstate", () => {
-    state = { ...readState(), index: readState().index };
+    state = readState();
     start();
   });
   listenForKeys();

@@ -4,13 +4,15 @@ import { mapOf } from "./api.js";
 import { coloursOf } from "./colours.js";
 import { byId, h, plural } from "./dom.js";
 import { langAttribute, languageName } from "./languages.js";
+import { fillLists } from "./map_lists.js";
 import * as plane from "./plane.js";
 import { nameOf } from "./state.js";
 
 const PALETTE = 8;
 const AGAIN = 1000;
-let held = { index: null, generation: null, answer: null };
-let shown = { answer: null, state: null };
+// What the server told last; `at` says where chunks are that it was asked for, or that are on the map.
+let held = { index: null, map: null, at: new Map() };
+let shown = null;
 let lit = [];
 let timer = 0;
 let searchFor = () => {};
@@ -31,28 +33,49 @@ export const repaint = () => plane.redraw();
 
 export function closeMap() {
   clearTimeout(timer);
+  shown = null;
 }
 
-export async function openMap(state, answer) {
-  if (answer !== shown.answer) pick(null);
+export function openMap(state, answer) {
+  if (answer !== shown?.answer) pick(null);
   shown = { answer, state };
-  drawLists();
+  const at = (chunk) => lit.find((one) => one.chunk === chunk) ?? null;
+  fillLists(answer, { hover: (chunk) => hover(at(chunk)), choose: (chunk) => choose(at(chunk)) });
+  return look();
+}
+
+// Every step may find that something newer is to be shown, and leaves the rest to it.
+async function look() {
+  const mine = shown;
   clearTimeout(timer);
-  const index = state.index;
   try {
-    if (held.index !== index || held.answer?.stale || !held.answer?.points || (answer && answer.generation !== held.answer.generation)) {
-      const told = await mapOf(index);
-      if (shown.state.index !== index) return;
-      held = { index, answer: told };
-    }
-    const map = held.answer;
-    say(map);
-    await placeHits(map);
+    await fetchMap(mine);
+    if (shown !== mine) return;
+    say(held.map);
+    const hits = await placed(mine);
+    if (shown !== mine) return;
+    lit = hits;
     paint();
-    if (map.computing) timer = setTimeout(() => openMap(shown.state, shown.answer), AGAIN);
+    if (held.map.computing) timer = setTimeout(look, AGAIN);
   } catch (error) {
-    failed(error);
+    if (shown === mine) failed(error);
   }
+}
+
+async function fetchMap({ state, answer }) {
+  const { index } = state;
+  const before = held.index === index ? held.map : null;
+  if (before?.points && !before.stale && (!answer || answer.generation === before.generation)) return;
+  let told = await mapOf(index, { points: false });
+  if (told.status === "ready" && !(told.stale && before?.points)) told = await mapOf(index);
+  else told.points = before?.points ?? null;
+  if (shown?.state.index !== index) return;
+  if (told.points !== held.map?.points) {
+    const { x, y, chunk_id: chunks } = told.points ?? { chunk_id: [] };
+    held = { index, map: told, at: new Map(chunks.map((id, i) => [id, [x[i], y[i]]])) };
+    // What was pointed at was a dot of the map before.
+    pick(null);
+  } else held = { ...held, index, map: told };
 }
 
 function say(map) {
@@ -69,11 +92,10 @@ function say(map) {
   byId("map").dataset.status = map.status;
 }
 
-async function placeHits(map) {
-  lit = [];
-  const { answer, state } = shown;
-  if (!answer || !map.points) return;
-  const at = new Map(map.points.chunk_id.map((id, i) => [id, [map.points.x[i], map.points.y[i]]]));
+// The hits of all tasks, each chunk once, with the place of each on the map.
+async function placed({ answer, state }) {
+  if (!answer || !held.map.points) return [];
+  const { at } = held;
   const colours = coloursOf(state.columns);
   const hits = new Map();
   answer.results.forEach((result, column) => {
@@ -87,18 +109,17 @@ async function placeHits(map) {
   });
   const missing = [...hits.keys()].filter((id) => !at.has(id));
   if (missing.length) {
-    const { placed } = await mapOf(state.index, missing);
-    for (const [id, point] of Object.entries(placed ?? {})) at.set(Number(id), point);
+    const found = (await mapOf(state.index, { chunks: missing.join(",") })).placed ?? {};
+    for (const id of missing) at.set(id, found[id] ?? null);
   }
-  for (const one of hits.values()) {
-    const point = at.get(one.chunk);
-    if (point) lit.push({ ...one, x: point[0], y: point[1] });
-  }
-  lit.sort((a, b) => a.ranks[0][0] - b.ranks[0][0] || a.ranks[0][1] - b.ranks[0][1]);
+  return [...hits.values()]
+    .filter((one) => at.get(one.chunk))
+    .map((one) => ({ ...one, x: at.get(one.chunk)[0], y: at.get(one.chunk)[1] }))
+    .sort((a, b) => a.ranks[0][0] - b.ranks[0][0] || a.ranks[0][1] - b.ranks[0][1]);
 }
 
 function paint() {
-  const points = held.answer?.points;
+  const points = held.map?.points;
   const legend = byId("map-legend");
   const byLanguage = byId("by-language").checked && points;
   let shade = null;
@@ -117,41 +138,6 @@ function paint() {
   byId("map").dataset.lit = String(lit.length);
 }
 
-function drawLists() {
-  const { answer, state } = shown;
-  const lists = byId("map-lists");
-  if (!answer) {
-    lists.replaceChildren(h("p", { class: "hint" }, "Search, and each task’s hits light up in its colour."));
-    return;
-  }
-  const colours = coloursOf(state.columns);
-  lists.replaceChildren(...answer.results.map((result, column) => h(
-    "section", { class: `map-list c${colours[column]}`, "aria-label": `Hits under ${nameOf(state.columns[column])}` },
-    h("h2", {}, h("i", { class: "swatch" }), nameOf(state.columns[column])),
-    result.hits.length ? h("ol", {}, result.hits.map((hit) => h("li", {}, listed(hit)))) : h("p", { class: "hint" }, "No hits."),
-  )));
-}
-
-function listed(hit) {
-  const text = hit.title || hit.snippet?.text || hit.text;
-  const button = h(
-    "button", { type: "button", class: "map-hit", data: { chunk: String(hit.chunk_id) } },
-    h("span", { class: "rank-number" }, String(hit.rank)), h("span", { class: "map-text", dir: "auto", lang: langAttribute(hit.lang) }, [...text].slice(0, 90).join("")),
-  );
-  const found = () => lit.find((one) => one.chunk === hit.chunk_id) ?? null;
-  button.addEventListener("pointerenter", () => hover(found()));
-  button.addEventListener("pointerleave", () => hover(null));
-  button.addEventListener("focus", () => hover(found()));
-  button.addEventListener("blur", () => hover(null));
-  button.addEventListener("click", () => {
-    const one = found();
-    if (!one) return;
-    plane.lookAt(one);
-    pick(one);
-  });
-  return button;
-}
-
 let picked = null;
 
 function hover(found) {
@@ -167,16 +153,20 @@ function pick(found) {
   card(found);
 }
 
+function choose(found) {
+  if (!found) return;
+  plane.lookAt(found);
+  pick(found);
+}
+
 function step(by) {
   if (!lit.length) return;
   const at = lit.findIndex((one) => one.chunk === picked?.chunk);
   const next = lit[at < 0 ? (by > 0 ? 0 : lit.length - 1) : (at + by + lit.length) % lit.length];
-  plane.lookAt(next);
-  pick(next);
-  byId("status").textContent = `${ranksSaid(next)}: ${next.hit.title || next.hit.text.slice(0, 120)}`;
+  choose(next);
+  const ranks = next.ranks.flatMap(([column, rank], i) => [`${i ? ", " : ""}#${rank} under `, h("bdi", {}, nameOf(shown.state.columns[column]))]);
+  byId("status").replaceChildren(...ranks, ": ", h("bdi", {}, next.hit.title || next.hit.text.slice(0, 120)));
 }
-
-const ranksSaid = (one) => one.ranks.map(([column, rank]) => `#${rank} under ${nameOf(shown.state.columns[column])}`).join(", ");
 
 let carded = [];
 
@@ -188,7 +178,7 @@ function card(found) {
   if (now.every((one, i) => one === carded[i])) return;
   carded = now;
   if (!found) return;
-  const points = held.answer?.points;
+  const points = held.map?.points;
   const hit = found.hit;
   const lang = hit ? hit.lang : points.lang[found.dot];
   const label = hit ? hit.title || hit.text : points.label[found.dot];
@@ -198,8 +188,8 @@ function card(found) {
   box.replaceChildren(
     h("p", { class: "card-title", ...attributes }, clip(label)),
     passage ? h("p", attributes, clip(passage)) : "",
-    h("p", { class: "hint" }, `${hit ? hit.document_id : points.document_id[found.dot]} · ${languageName(lang)}`),
-    hit ? h("p", { class: "card-ranks" }, found.ranks.map(([column, rank], i) => h("span", { class: `also c${found.colours[i]}` }, `#${rank} ${nameOf(shown.state.columns[column])}`))) : "",
+    h("p", { class: "hint" }, h("bdi", {}, hit ? hit.document_id : points.document_id[found.dot]), ` · ${languageName(lang)}`),
+    hit ? h("p", { class: "card-ranks" }, found.ranks.map(([column, rank], i) => h("span", { class: `also c${found.colours[i]}` }, `#${rank} `, h("bdi", {}, nameOf(shown.state.columns[column]))))) : "",
     picked === found ? h("button", { type: "button", class: "quiet", onclick: () => searchFor([...(hit?.text ?? label)].slice(0, 300).join("")) }, "Search for this") : "",
   );
 }

@@ -58,5 +58,6 @@ export function askForKey(message, then) {
     setKey(byId("key").value.trim());
     then();
   };
+  dialog.oncancel = () => notice("This server asks for a key, and shows nothing without one.", then);
   if (!dialog.open) dialog.showModal();
 }
