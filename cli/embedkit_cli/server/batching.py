@@ -87,8 +87,7 @@ class _Slice(NamedTuple):
 class Batcher:
     """Let threads and coroutines share one embedder, `embedder.parallel` calls of it at a time.
 
-    `most_waiting` texts of `most_characters` together may wait; `on_batch` is told of each call how many texts it had, how
-    many tokens those that are counted have, and its seconds.
+    `most_waiting` texts of `most_characters` together may wait; `on_batch` is told the texts and seconds of each call.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class Batcher:
         embedder: Embedder,
         most_waiting: int,
         most_characters: int,
-        on_batch: Callable[[int, int, float], Any] = lambda texts, tokens, seconds: None,
+        on_batch: Callable[[int, float], Any] = lambda texts, seconds: None,
     ) -> None:
         self.embedder = embedder
         self._most = most_waiting
@@ -223,7 +222,7 @@ class Batcher:
         began = time.perf_counter()
         try:
             texts = self._fill(batch)
-            tokens = self._count(batch)
+            self._count(batch)
         except BaseException as e:  # a panic of a tokenizer's is no Exception; the thread has to live on
             self._failed(batch, e if isinstance(e, Exception) else EmbedderError(f"{type(e).__name__}: {e}"))
             return
@@ -239,7 +238,7 @@ class Batcher:
                 if job.done == len(job.units):
                     complete.append(job)
         _settle(complete)
-        self._on_batch(texts, tokens, seconds)
+        self._on_batch(texts, seconds)
 
     def _failed(self, batch: Sequence[_Slice], error: Exception) -> None:
         """Find the request whose text the embedder fails on, so that the others get their answers."""
@@ -266,17 +265,15 @@ class Batcher:
             row += stop - start
         return len(units)
 
-    def _count(self, batch: Sequence[_Slice]) -> int:
-        """Count the tokens of those requests that asked for it, and return their sum."""
-        total = 0
+    def _count(self, batch: Sequence[_Slice]) -> None:
+        """Count the tokens of those requests that asked for it."""
         wanted = [part for part in batch if part.job.count]
         if wanted:
             tokens = self._encoder.tokens([u for job, start, stop in wanted for u in job.units[start:stop]])
+            row = 0
             for job, start, stop in wanted:
-                job.tokens[start:stop] = tokens[total : total + stop - start]
-                total += stop - start
-            total = sum(tokens)
-        return total
+                job.tokens[start:stop] = tokens[row : row + stop - start]
+                row += stop - start
 
 
 def _settle(jobs: Sequence[_Job], error: Exception | None = None) -> None:

@@ -96,7 +96,7 @@ class ServedEmbedder(Embedder):
 class EmbedderPool:
     """Open embedders, each once; one that no index and no request uses any more is let go."""
 
-    def __init__(self, limits: Limits, on_batch: Callable[[int, int, float], Any]) -> None:
+    def __init__(self, limits: Limits, on_batch: Callable[[int, float], Any]) -> None:
         self._limits = limits
         self._on_batch = on_batch
         self._lock = threading.Lock()

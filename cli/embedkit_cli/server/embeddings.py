@@ -49,6 +49,7 @@ async def embeddings(service: Service, request: Request) -> Response:
     limit = embedder.info.max_length
     read = sum(min(count, limit) for count in tokens)
     cut = sum(tokens) - read
+    service.metrics.tokens.inc(sum(tokens))
     headers = {}
     if cut:
         service.metrics.truncated.inc(cut)

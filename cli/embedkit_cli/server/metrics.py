@@ -64,12 +64,11 @@ class Metrics:
         )
         searches.set_function(searching)
 
-    def batch(self, texts: int, tokens: int, seconds: float) -> None:
+    def batch(self, texts: int, seconds: float) -> None:
         """Note one call of an embedder."""
         self.batch_texts.observe(texts)
         self.batch_seconds.observe(seconds)
         self.texts.inc(texts)
-        self.tokens.inc(tokens)
 
     def text(self) -> bytes:
         """Return all in Prometheus' text format."""

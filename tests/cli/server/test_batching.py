@@ -17,6 +17,7 @@ from embedkit.errors import EmbedderError, ServerError
 from embedkit_cli.server.batching import Batcher, Encoded
 from embedkit_cli.server.errors import ApiError
 from embedkit_cli.server.units import Unit
+from embedkit_cli.server.workers import Workers
 from tests.cli.server.conftest import wait_for
 
 
@@ -31,11 +32,13 @@ class Scripted(Embedder):
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
+        self.counted = 0
         self.going = threading.Event()
         self.going.set()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count words, of miscounted texts not all."""
+        self.counted += len(texts)
         return [len(t.split()) for t in texts if not t.startswith("miscounted")]
 
     def encode_rendered(self, texts: Sequence[str], *, normalize: bool = True) -> NDArray[np.float32]:
@@ -126,17 +129,19 @@ def test_a_thread_outlives_what_an_embedder_gets_wrong(embedder: Scripted, word:
 
 
 def test_tokens_are_counted_where_they_are_asked_for(embedder: Scripted) -> None:
-    """A batch's tokens are those of the requests that want theirs, whatever else is in it."""
-    told: list[tuple[int, int]] = []
-    batcher = Batcher(embedder, 100, 1000, lambda texts, tokens, seconds: told.append((texts, tokens)))
+    """The texts of requests that want no counts are not counted, whatever else is in their batch."""
+    told: list[int] = []
+    batcher = Batcher(embedder, 100, 1000, lambda texts, seconds: told.append(texts))
     _, counted = together(embedder, batcher, ("a b c d",), ("e f", "g"), count=(False, True))
     assert isinstance(counted, Encoded) and counted.tokens == [2, 1]
-    assert told == [(1, 0), (3, 3)]
+    assert told == [1, 3]
+    assert embedder.counted == 2
 
 
 def test_a_request_given_up_is_not_encoded(embedder: Scripted) -> None:
-    """A coroutine that is cancelled while it waits leaves the queue, and its texts never reach the embedder."""
-    batcher = Batcher(embedder, 3, 1000)
+    """Who is cancelled while waiting, coroutine or thread, leaves the queue; the texts never reach the embedder."""
+    batcher = Batcher(embedder, 5, 1000)
+    workers = Workers(1, "test", 1, "tests wait")
 
     async def run() -> None:
         embedder.going.clear()
@@ -144,14 +149,18 @@ def test_a_request_given_up_is_not_encoded(embedder: Scripted) -> None:
         while not embedder.calls:
             await asyncio.sleep(0)
         gone = asyncio.create_task(batcher.encode(units("gone", "gone")))
+        gone_too = asyncio.create_task(workers.run(batcher.encode_waiting, units("gone", "too")))
         stays = asyncio.create_task(batcher.encode(units("stays")))
-        await asyncio.sleep(0)
+        while batcher.waiting < 5:
+            await asyncio.sleep(0)
         gone.cancel()
-        await asyncio.wait([gone])
+        gone_too.cancel()
+        await asyncio.wait([gone, gone_too])
         embedder.going.set()
         await asyncio.gather(first, stays)
 
     asyncio.run(run())
+    workers.close()
     assert embedder.calls == [["first"], ["stays"]]
     assert batcher.waiting == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -278,3 +279,17 @@ def test_a_large_request_does_not_hold_up_a_small_one(start: Start) -> None:
     assert server.small_calls == [before + 1]
     assert len(server.calls) > before + 2
     assert sum(server.calls[before:]) == 2001
+
+
+def test_tokens_in_the_metrics_are_those_of_this_endpoint(start: Start, shop_index: Path) -> None:
+    """What a client is told in `usage` is what is added up, however it was counted; a search adds nothing."""
+    server = start(shop_index, "--max-tokens", "100")
+    told = 0
+    for count in (
+        1,
+        10,
+    ):  # the second is counted before it is encoded: it may have more tokens than are allowed
+        answer = server.post("/v1/embeddings", {"input": ["two words"] * count})
+        told += answer.json["usage"]["total_tokens"]
+    assert server.post("/search", {"query": "plan", "snippets": "meaning"}).status == 200
+    assert server.metric("embedkit_tokens_total") == told == 44

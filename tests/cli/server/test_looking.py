@@ -26,7 +26,7 @@ class Pool(EmbedderPool):
     """A pool of one embedder that notes how often it is asked, and may refuse it."""
 
     def __init__(self) -> None:
-        super().__init__(Limits(), lambda texts, tokens, seconds: None)
+        super().__init__(Limits(), lambda texts, seconds: None)
         embedder = HashEmbedder()
         self.own = ServedEmbedder(embedder, "hash", Batcher(embedder, 100, 10_000))
         self.refuses = False
