@@ -93,7 +93,7 @@ def _model(service: Service, wanted: str | None) -> tuple[str, ServedEmbedder]:
         if wanted in (name, embedder.full_name):
             return name, embedder
     of_spec = [item for item in known.items() if _spelt(wanted) == item[1].spec.removesuffix(":")]
-    if len(of_spec) == 1:
+    if len(of_spec) == 1 or (of_spec and of_spec[0][1] is service.embedders.own):
         return of_spec[0]
     raise ApiError(
         404,

@@ -102,17 +102,22 @@ class Service:
     def models(self) -> dict[str, ServedEmbedder]:
         """Return the embedders by the names that requests may call them: the server's own, then those of its indexes."""
         opened = [index for served in self.indexes if (index := served.index) is not None]
-        serving = dict.fromkeys([self.embedders.own, *(index.embedder for index in opened)])
-        return named([e for e in serving if isinstance(e, ServedEmbedder)])
+        own = self.embedders.own
+        serving = dict.fromkeys([own, *(index.embedder for index in opened)])
+        return named([e for e in serving if isinstance(e, ServedEmbedder)], own)
 
 
-def named(embedders: Sequence[ServedEmbedder]) -> dict[str, ServedEmbedder]:
-    """Return embedders by name, by `NAME@FINGERPRINT` where others have the name: it never means one, then another."""
+def named(embedders: Sequence[ServedEmbedder], own: ServedEmbedder | None) -> dict[str, ServedEmbedder]:
+    """Return embedders by name, by `NAME@FINGERPRINT` where others have the name: it never means one, then another.
+
+    The server's own stays as long as the server, and so does its name.
+    """
     prints: dict[str, set[str]] = {}
     for embedder in embedders:
         prints.setdefault(embedder.info.name, set()).add(embedder.fingerprint)
     out: dict[str, ServedEmbedder] = {}
     for embedder in embedders:
         name = embedder.info.name
-        out.setdefault(name if len(prints[name]) == 1 else embedder.full_name, embedder)
+        unique = embedder is own or len(prints[name]) == 1
+        out.setdefault(name if unique else embedder.full_name, embedder)
     return out

@@ -130,6 +130,20 @@ def test_a_name_that_two_models_share_is_no_one_s(
     assert [dim(m) for m in (None, "held-1", short, long)] == [12, 12, 12, 404]
 
 
+def test_the_servers_own_model_keeps_its_name(
+    start: Start, environment: dict[str, str], changing: Path
+) -> None:
+    """What --embedder opened is the default, and goes on to be called as before when an index brings another of its name."""
+    server = start(changing, "--refresh", "0.05", "--embedder", "held")
+    embedkit(environment, "migrate", changing, "--embedder", "held", "--embedder-option", "size=12")
+    wait_for(lambda: len(server.get("/v1/models").json["data"]) == 2)
+    for model in (None, "held-1", "held"):
+        body = {"input": "a"} | ({} if model is None else {"model": model})
+        assert len(server.post("/v1/embeddings", body).json["data"][0]["embedding"]) == 16
+    other = server.get("/v1/models").json["data"][1]
+    assert other["id"] == f"held-1@{other['fingerprint']}" and other["dimensions"] == 12
+
+
 def test_an_index_deleted_while_it_is_served(
     start: Start, changing: Path, shop_index: Path, tmp_path: Path
 ) -> None:
