@@ -77,7 +77,7 @@ class CorpusMap:
             layout = self._layout
             if layout is not None and layout.key == key:
                 return MapState(layout, False, None)
-            if find_spec("sklearn") is None and not self._failed:
+            if find_spec("openTSNE") is None and not self._failed:
                 log.warning("%s", MissingExtraError("the map", "map"))
                 self._failed[key] = "this server was installed without what lays out a map"
             if key in self._failed or self._closed:
@@ -140,14 +140,13 @@ class CorpusMap:
             ids = np.sort(np.random.default_rng(0).choice(ids, _SAMPLE, replace=False))
         told = BytesIO()
         np.save(told, chunks.vectors(ids))
-        threads = str(max(1, (os.cpu_count() or 2) // 2))
         with self._lock:
             if self._closed:
                 raise RuntimeError("the server is stopping")
             # -P: what lies in the working directory is not imported.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "embedkit_cli.server.projection"],
-                env={"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, **os.environ},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

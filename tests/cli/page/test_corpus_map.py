@@ -134,7 +134,7 @@ def test_a_missing_extra_is_named(
     index: Index, maps: CorpusMap, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without the extra the map is unavailable; the command that mends it stands in the log, once."""
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "openTSNE", None)
     states = [maps.state(index) for _ in range(3)]
     assert {state.status() for state in states} == {"unavailable"}
     assert {state.problem for state in states} == {"this server was installed without what lays out a map"}

@@ -79,7 +79,7 @@ def test_axe_finds_no_violation_in_what_stands_above(show: Open, site: Server, d
         page.locator("#query").press("Enter")
 
     refuse(429, "the server is busy: try again in 60 s")
-    expect(page.get_by_role("alert")).to_contain_text("Again in")
+    expect(page.get_by_role("alert")).to_contain_text("asking again in")
     assert _violations(page) == []
     refuse(401, "an API key is needed")
     expect(page.get_by_role("dialog")).to_be_visible()

@@ -87,7 +87,7 @@ def test_a_busy_server_is_asked_again(show: Open) -> None:
     page.route("**/search", busy)
     page.locator("#query").fill(QUERY)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text(re.compile(r"the server is busy.*Again in \d s"))
+    expect(page.get_by_role("alert")).to_contain_text(re.compile(r"the server is busy.*asking again in \d s"))
     expect(page.locator(".hit")).to_have_count(10)
     expect(page.get_by_role("alert")).to_be_empty()
 

@@ -12,7 +12,7 @@ from embedkit_cli.server.config import Limits, ServedPath, ServerConfig
 from embedkit_indexes.chunk_vectors import ChunkVectors
 from tests.cli.server.conftest import Server, wait_for
 
-pytest.importorskip("sklearn")
+pytest.importorskip("openTSNE")
 
 
 def test_the_map_of_an_index(server: Server) -> None:

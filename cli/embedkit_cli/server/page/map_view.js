@@ -3,6 +3,7 @@
 import { mapOf } from "./api.js";
 import { coloursOf } from "./colours.js";
 import { byId, h, plural } from "./dom.js";
+import { withoutTitle } from "./hits.js";
 import { langAttribute, languageName } from "./languages.js";
 import { fillLists } from "./map_lists.js";
 import * as plane from "./plane.js";
@@ -168,6 +169,11 @@ function step(by) {
   byId("status").replaceChildren(...ranks, ": ", h("bdi", {}, next.hit.title || next.hit.text.slice(0, 120)));
 }
 
+function passageOf(hit) {
+  const { text, snippet } = withoutTitle(hit);
+  return snippet ? [...text].slice(snippet.start, snippet.end).join("") : text;
+}
+
 let carded = [];
 
 function card(found) {
@@ -182,7 +188,7 @@ function card(found) {
   const hit = found.hit;
   const lang = hit ? hit.lang : points.lang[found.dot];
   const label = hit ? hit.title || hit.text : points.label[found.dot];
-  const passage = hit?.title ? hit.snippet?.text ?? hit.text : null;
+  const passage = hit?.title ? passageOf(hit) : null;
   const attributes = { dir: "auto", lang: langAttribute(lang) };
   const clip = (text) => ([...text].length > 220 ? `${[...text].slice(0, 220).join("")}…` : text);
   box.replaceChildren(

@@ -33,7 +33,7 @@ export function notice(message, again = null) {
 export function countDown(message, seconds, again) {
   let left = Math.max(1, Math.ceil(seconds));
   const shown = h("span", { "aria-hidden": "true" });
-  const tell = () => { shown.textContent = ` Again in ${left} s …`; };
+  const tell = () => { shown.textContent = ` · asking again in ${left} s`; };
   notice(message, () => { clearInterval(timer); again(); });
   byId("notice").querySelector("p").insertBefore(shown, byId("notice").querySelector("button"));
   tell();
