@@ -41,7 +41,7 @@ class Limits:
     searches: int = 256
     reranks: int = 32
     reranked: int = 1000
-    pieces: int = 20_000
+    pieces: int = 2000
     snippets: int = 100
     meanings: int = 200
     connections: int = 1000

@@ -92,7 +92,7 @@ def test_a_reranker_has_a_queue_of_its_own(start: Start, shop_index: Path) -> No
     ("asked", "param", "message"),
     [
         ({"tasks": ["qa"] * 8, "k": 1000, "context": {"expand": 2}}, "context.expand", "8 tasks x 1,000 hits (k) x 5 chunks (context.expand) are 40,000"),
-        ({"k": 1000, "context": {"expand": 100}}, "context.expand", "more than the 20,000"),
+        ({"k": 1000, "context": {"expand": 100}}, "context.expand", "more than the 2,000"),
         ({"tasks": ["qa"] * 8, "rerank": "strong", "rerank_depth": 1000}, "rerank_depth", "8 tasks x 1,000 hits (rerank_depth, or k) are 8,000"),
         ({"tasks": ["qa"] * 2, "rerank": "strong", "k": 600}, "rerank_depth", "more than the 1,000"),
     ],
