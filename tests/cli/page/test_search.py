@@ -251,6 +251,9 @@ def test_right_to_left_scripts_run_right_to_left(show: Open) -> None:
     assert passage.evaluate("e => getComputedStyle(e).direction") == "rtl"
     assert page.locator("#query").evaluate("e => getComputedStyle(e).direction") == "rtl"
     assert page.locator(".score").first.evaluate("e => getComputedStyle(e).direction") == "ltr"
+    page = show("qa", q="كيف أتراجع عن آخر commit؟", ask="ابحث عن الجواب commit")
+    name = page.locator(".also-name").filter(has_text="ابحث").first
+    assert name.evaluate("e => getComputedStyle(e).direction") == "rtl"
 
 
 def test_everything_is_reached_by_keys(show: Open) -> None:
