@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUERY = "How do I undo my last git commit?"
+QUERY = "How can I tell whether a year is a leap year or not?"
 ARABIC = "كيف أتراجع عن آخر commit؟"
 THREE = ("qa", "duplicate", "code")
 COMMAND = (sys.executable, "-m", "embedkit_cli.main")
