@@ -29,16 +29,16 @@ class ContextConfig:
 
     `budget` bounds the tokens of all that is written in `form`, citations too: of "messages" the two contents; "json" is
     for programs, and bounds its `text`. `expand` chunks on each side of a hit are taken in from the index. Order "score"
-    puts the best passage first; "source" puts the passages of a document together, in its own order. Chunks of other
-    documents that share `near_duplicate` of all words of both (Jaccard), and their numbers, are left out as duplicates;
-    1 leaves out equal texts alone.
+    puts the best passage first; "source" puts the passages of a document together, in its own order. A chunk with the same
+    words in the same order as another document's is left out, whatever their case and punctuation; with `near_duplicate`
+    below 1 also one with that share of the word pairs of both (Jaccard) and the same numbers, which may say the opposite.
     """
 
     budget: int = 2000
     form: Form = "text"
     expand: int = 0
     order: Order = "score"
-    near_duplicate: float = 0.9
+    near_duplicate: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (("budget", 1), ("expand", 0)):
