@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -14,6 +14,7 @@ from llama_index.core.schema import (
     NodeRelationship,
     NodeWithScore,
     QueryBundle,
+    RelatedNodeInfo,
     TextNode,
 )
 from llama_index.core.utils import get_tokenizer
@@ -25,6 +26,7 @@ from embedkit_indexes.context_duplicates import without_duplicates
 from embedkit_indexes.context_fitting import fit
 from embedkit_indexes.context_forms import CUT, cited
 from embedkit_indexes.context_pieces import Piece, unique
+from embedkit_indexes.llama_nodes import id_in, id_of
 from embedkit_indexes.segment_format import HIDDEN
 
 
@@ -34,17 +36,17 @@ class EmbedkitContext(BaseNodePostprocessor):
         RetrieverQueryEngine.from_args(EmbedkitRetriever("docs.index"), node_postprocessors=[EmbedkitContext(budget=1500)])
 
     It takes the nodes of any retriever; after a reranker, put it last. `budget` covers what a response synthesizer
-    shows of the nodes, their metadata too. A node that comes out has `citation` ("[1]") in its metadata, which the
-    language model sees, and, which it does not, `cited` (title, source and characters), `node_ids` and `also_in`.
+    shows of the nodes, their metadata too. A node that comes out has `embedkit_citation` ("[1]") in its metadata, which
+    the language model sees, and, which it does not, `embedkit_cited` (title, source and characters), `embedkit_document_id`,
+    `embedkit_node_ids` and `embedkit_also_in`.
     `count_tokens` counts a text; without it LlamaIndex's own tokenizer does (`Settings.tokenizer`). Nodes without text
     are left out. `order` and `near_duplicate` are `ContextConfig`'s. Raises InputError as that does.
     """
 
     budget: int = Field(default=2000, description="Most tokens of all nodes together.")
     order: Literal["score", "source"] = "score"
-    near_duplicate: float = 0.9
+    near_duplicate: float = 1.0
     _count: Callable[[str], int] | None = PrivateAttr(default=None)
-    _HIDDEN_KEYS: ClassVar[tuple[str, ...]] = ("cited", "document_id", "start", "end", "node_ids", "also_in")
 
     def __init__(self, *, count_tokens: Callable[[str], int] | None = None, **fields: Any) -> None:
         super().__init__(**fields)
@@ -86,22 +88,21 @@ class EmbedkitContext(BaseNodePostprocessor):
         best = next(n for id, n in reversed(by_id.items()) if id in ids)
         node = best.node
         text = block.text + (f"\n{CUT}" if block.cut else "")
-        metadata = {k: v for k, v in node.metadata.items() if k != "position"} | {
-            "citation": f"[{block.number}]",
-            "cited": cited(block),
-            "document_id": block.document_id,
-            "node_ids": [str(id) for id in block.chunk_ids],
-            "also_in": [place.document_id for place in block.also_in],
+        hidden = {
+            "embedkit_cited": cited(block),
+            "embedkit_document_id": block.document_id,
+            "embedkit_node_ids": [str(id) for id in block.chunk_ids],
+            "embedkit_also_in": [place.document_id for place in block.also_in],
         }
-        if block.start is not None:
-            metadata |= {"start": block.start, "end": block.end}
-        hidden = [*self._HIDDEN_KEYS]
+        # Of a chunk of embedkit's own, its place: that of the passage is another one.
+        places = _places(node)
+        own = {k: v for k, v in node.metadata.items() if k not in places or places[k] != v}
         source = node.relationships.get(NodeRelationship.SOURCE)
         passage = TextNode(
             id_=node.node_id,
             text=f"{block.heading}\n{text}" if block.heading else text,
-            metadata=metadata,
-            excluded_embed_metadata_keys=[*node.excluded_embed_metadata_keys, *hidden, "citation"],
+            metadata=own | {_CITATION: f"[{block.number}]"} | hidden,
+            excluded_embed_metadata_keys=[*node.excluded_embed_metadata_keys, *hidden, _CITATION],
             excluded_llm_metadata_keys=[*node.excluded_llm_metadata_keys, *hidden],
             relationships={NodeRelationship.SOURCE: source} if source is not None else {},
             start_char_idx=block.start,
@@ -121,25 +122,43 @@ def _piece(found: NodeWithScore, rank: int) -> Piece:
         known = not before or ("position" in node.metadata and bool(re.fullmatch(r"[^\n]*\n", before)))
         if known:
             text, heading = text[len(before) :], before[:-1]
-    document = node.ref_doc_id or node.node_id
     name, after = _names(node)
     title, source, lang = (_string(node.metadata, *keys) for keys in _KEYS)
     return Piece(
-        ("", document), name, after, text, start if known else None, end if known else None, rank,
+        _document(node), name, after, text, start if known else None, end if known else None, rank,
         0.0 if found.score is None else found.score, title, heading, source, lang, node.node_id,
         {k: v for k, v in node.metadata.items() if not k.startswith(HIDDEN)},
     )  # fmt: skip
 
 
+_CITATION = "embedkit_citation"
 _KEYS = (("title", "file_name"), ("source", "file_path", "url"), ("lang", "language"))
 
 
 def _names(node: BaseNode) -> tuple[int | str, int | str | None]:
-    position = node.metadata.get("position")
-    if isinstance(position, int) and node.node_id == f"{node.ref_doc_id}#{position}":
+    if (position := _places(node).get("position")) is not None:
         return position, position + 1
     after = node.relationships.get(NodeRelationship.NEXT)
     return node.node_id, getattr(after, "node_id", None)
+
+
+def _places(node: BaseNode) -> dict[str, int]:
+    """Return what embedkit put into the metadata of a chunk of its own, nothing of another node."""
+    position = node.metadata.get("position")
+    if not isinstance(position, int) or node.node_id != id_of(str(node.ref_doc_id), position):
+        return {}
+    ends = {"start": getattr(node, "start_char_idx", None), "end": getattr(node, "end_char_idx", None)}
+    return {"position": position} | {k: v for k, v in ends.items() if v is not None}
+
+
+def _document(node: BaseNode) -> tuple[str, str]:
+    """Return the index, "" where there is one alone, and the id of the document that a node is of."""
+    source = node.relationships.get(NodeRelationship.SOURCE)
+    told = source.metadata if isinstance(source, RelatedNodeInfo) else {}
+    index, document = str(told.get("index")), str(told.get("document_id"))
+    if node.ref_doc_id == id_in(index, document):
+        return index, document
+    return "", node.ref_doc_id or node.node_id
 
 
 def _string(metadata: Mapping[str, Any], *names: str) -> str:

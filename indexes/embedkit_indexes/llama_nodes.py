@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llama_index.core.schema import (
@@ -118,15 +118,30 @@ def node_of(hit: SearchHit) -> BaseNode:
     return _CLASSES.get(metadata[NODE_TYPE], TextNode).from_dict(record)
 
 
+def nodes_of(hits: Iterable[SearchHit]) -> list[BaseNode]:
+    """Return the nodes of a search; LlamaIndex drops those of which it has seen the id."""
+    nodes: list[BaseNode] = []
+    indexes: dict[str, str] = {}
+    for hit in hits:
+        node = node_of(hit)
+        if indexes.setdefault(node.node_id, hit.index) != hit.index:
+            node.id_ = id_in(hit.index, node.node_id)
+        nodes.append(node)
+    return nodes
+
+
 def _node_of_chunk(hit: SearchHit) -> TextNode:
     """Return a chunk of a document as a node: its place in the document, and the document as its source."""
     own = {"source": hit.source, "title": hit.title, "lang": hit.lang}
     places = {"position": hit.position, "start": hit.start, "end": hit.end}
     metadata = {**{k: v for k, v in own.items() if v}, **places, **hit.metadata}
     hidden = [name for name in _PLACES if name in metadata]
-    source = RelatedNodeInfo(node_id=hit.document_id, node_type=ObjectType.DOCUMENT)
+    # Of several indexes each may hold a document of this id.
+    document = id_in(hit.index, hit.document_id)
+    own_id = {"index": hit.index, "document_id": hit.document_id} if hit.index else {}
+    source = RelatedNodeInfo(node_id=document, node_type=ObjectType.DOCUMENT, metadata=own_id)
     return TextNode(
-        id_=id_of(hit.document_id, hit.position),
+        id_=id_of(document, hit.position),
         text=hit.text,
         metadata=metadata,
         excluded_embed_metadata_keys=hidden,
@@ -135,6 +150,11 @@ def _node_of_chunk(hit: SearchHit) -> TextNode:
         start_char_idx=hit.start,
         end_char_idx=hit.end,
     )
+
+
+def id_in(index: str, id: str) -> str:
+    """Return an id among those of several indexes; `index` is "" where there is one alone."""
+    return f"{index}#{id}" if index else id
 
 
 def id_of(document_id: str, position: int) -> str:

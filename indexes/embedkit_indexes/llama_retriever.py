@@ -22,7 +22,7 @@ from embedkit.tasks import Task, get_task
 from embedkit_indexes.conditions import And
 from embedkit_indexes.index import Index
 from embedkit_indexes.llama_filters import condition_of
-from embedkit_indexes.llama_nodes import node_of
+from embedkit_indexes.llama_nodes import nodes_of
 from embedkit_indexes.llama_search import search_hits
 from embedkit_indexes.reader import IndexReader
 from embedkit_indexes.request import EVEN, Mode, checked_queries, make_request
@@ -154,7 +154,7 @@ class EmbedkitRetriever(BaseRetriever):
             snapshot, vector=vector, text=query_bundle.query_str, k=self.similarity_top_k,
             condition=self._condition, mode=self._mode, weights=self._weights, effort=self._effort,
         )  # fmt: skip
-        return [NodeWithScore(node=node_of(hit), score=hit.score) for hit in hits]
+        return [NodeWithScore(node=n, score=hit.score) for n, hit in zip(nodes_of(hits), hits, strict=True)]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index.core.utils import get_tokenizer
 
 from embedkit.errors import InputError
-from embedkit_indexes import ChunkConfig, Index
+from embedkit_indexes import ChunkConfig, Index, open_indexes
 from embedkit_indexes.llama_index import (
     EmbedkitContext,
     EmbedkitEmbedding,
@@ -48,18 +49,18 @@ def test_chunks_of_an_index_become_passages(retriever: EmbedkitRetriever) -> Non
     """All chunks of a document are one node with its text, its place, its number, and the document as its source."""
     found = retriever.retrieve("aa3 aa4 aa5.")
     passages = EmbedkitContext(budget=100_000).postprocess_nodes(found)
-    assert [p.node.metadata["citation"] for p in passages] == ["[1]", "[2]"]
+    assert [p.node.metadata["embedkit_citation"] for p in passages] == ["[1]", "[2]"]
     for passage in passages:
         node = passage.node
         text = numbered(str(node.ref_doc_id), 90).text
         assert isinstance(node, TextNode)
         assert node.text.endswith(text) and node.text.startswith(f"Title {node.ref_doc_id}")
         assert (node.start_char_idx, node.end_char_idx) == (0, len(text))
-        assert node.metadata["cited"] == (
+        assert node.metadata["embedkit_cited"] == (
             f"Title {node.ref_doc_id} — docs/{node.ref_doc_id}.md#{node.ref_doc_id}, characters 0–{len(text)}"
         )
         seen = node.get_content(MetadataMode.LLM)
-        assert f"citation: {node.metadata['citation']}" in seen and "node_ids" not in seen
+        assert f"embedkit_citation: {node.metadata['embedkit_citation']}" in seen and "node_ids" not in seen
     assert passages[0].score == max(n.score or 0 for n in found)
 
 
@@ -101,8 +102,8 @@ def test_a_query_engine_answers_from_passages(retriever: EmbedkitRetriever) -> N
         retriever, llm=MockLLM(), node_postprocessors=[EmbedkitContext(budget=300)]
     )
     answer = engine.query("aa3 aa4 aa5.")
-    assert "citation: [1]" in str(answer)
-    assert answer.source_nodes[0].metadata["citation"] == "[1]"
+    assert "embedkit_citation: [1]" in str(answer)
+    assert answer.source_nodes[0].metadata["embedkit_citation"] == "[1]"
 
 
 def test_duplicates_and_nodes_without_text_are_left_out() -> None:
@@ -111,9 +112,56 @@ def test_duplicates_and_nodes_without_text_are_left_out() -> None:
     nodes = [first, TextNode(id_="2", text=HOSTILE.replace(" ", "  ")), TextNode(id_="3", text=" ")]
     passages = EmbedkitContext().postprocess_nodes([NodeWithScore(node=n) for n in nodes])
     (passage,) = passages
-    assert passage.node.metadata["also_in"] == ["2"] and passage.node.get_content() == HOSTILE
+    assert passage.node.metadata["embedkit_also_in"] == ["2"] and passage.node.get_content() == HOSTILE
     assert "start" not in passage.node.metadata and passage.score is None
     assert EmbedkitContext().postprocess_nodes([]) == []
+
+
+def test_what_a_node_brings_stays() -> None:
+    """A node's own metadata is neither replaced nor dropped, whatever it is called, and the model sees it."""
+    own = {
+        "start": "2024-01-01", "end": 7, "document_id": "CRM-77", "citation": "BGH I ZR 1/24", "position": 3,
+        "cited": 12, "node_ids": "x", "also_in": "y",
+    }  # fmt: skip
+    text = "Cancel the plan on Monday."
+    node = TextNode(id_="n1", text=text, metadata=own, start_char_idx=0, end_char_idx=len(text))
+    (passage,) = EmbedkitContext().postprocess_nodes([NodeWithScore(node=node)])
+    assert own.items() <= passage.node.metadata.items()
+    seen = passage.node.get_content(MetadataMode.LLM)
+    assert all(f"{name}: {value}" in seen for name, value in own.items())
+
+
+def test_a_passage_has_no_place_of_a_chunk(retriever: EmbedkitRetriever) -> None:
+    """Of embedkit's own chunks the place in the metadata goes: the passage is longer; a user's `start` stays."""
+    found = retriever.retrieve("aa3")
+    for n in found:
+        n.node.metadata["end"] = "never"
+    for passage in EmbedkitContext(budget=100_000).postprocess_nodes(found):
+        assert not {"position", "start"} & passage.node.metadata.keys()
+        assert passage.node.metadata["end"] == "never"
+
+
+def test_documents_of_two_indexes_share_an_id(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """A retriever of several indexes finds both, and their passages are of both, each cited by its source."""
+    for name, words in (("one", "aa"), ("two", "bb")):
+        document = replace(numbered(words, 60), id="same")
+        Index.build(tmp_path / name, [document], embedder, chunking=ChunkConfig(max_tokens=40))
+        store = EmbedkitVectorStore(tmp_path / name, EmbedkitEmbedding(embedder))
+        store.add([TextNode(id_="node", text=f"A node of {name}.")])
+    group = open_indexes([tmp_path / "one", tmp_path / "two"], embedder)
+    found = EmbedkitRetriever(group, similarity_top_k=50).retrieve("aa1 bb1")
+    assert len({n.node.node_id for n in found}) == len(found) == len(group)
+    assert len({n.node.ref_doc_id for n in found if "same" in str(n.node.ref_doc_id)}) == 2
+    passages = [p.node for p in EmbedkitContext(budget=100_000).postprocess_nodes(found)]
+    texts = {numbered(words, 60).text for words in ("aa", "bb")}
+    assert texts | {"A node of one.", "A node of two."} == {
+        p.get_content().rpartition("\n")[2] for p in passages
+    }
+    cited = [p.metadata["embedkit_cited"] for p in passages if p.metadata["embedkit_document_id"] == "same"]
+    assert sorted(cited) == [
+        f"Title {words} — docs/{words}.md#same, characters 0–{len(numbered(words, 60).text)}"
+        for words in ("aa", "bb")
+    ]
 
 
 def test_mistakes_are_told_at_once() -> None:
