@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Choice(["text", "markdown", "json", "messages"]),
     help="What is printed; else text. messages: as chat endpoints take them.",
 )
-@click.option("--task", "name", metavar="NAME", help="Task of the question.")
+@click.option("--task", "names", metavar="NAME", multiple=True, help="Task of the question; one.")
 @click.option("--instruction", metavar="TEXT", help="What the question should find, in your own words.")
 @click.option("-k", "--k", "k", type=int, metavar="N", default=10, show_default=True, help="How many hits.")
 @click.option(
@@ -74,7 +74,7 @@ def context(
     arguments: tuple[str, ...],
     budget: int,
     form: str | None,
-    name: str | None,
+    names: tuple[str, ...],
     instruction: str | None,
     k: int,
     expand: int,
@@ -101,7 +101,9 @@ def context(
     from embedkit_indexes.context_counting import count_by_bytes, counter_of, open_counter
 
     directories, question = split_query(arguments)
-    check_question(question, [name] if name is not None else [], instruction, k)
+    check_question(question, names, instruction, k)
+    if len(names) > 1:
+        raise InputError(f"a context is of one --task, got {len(names)}: ask for them one by one")
     if as_json and form in ("text", "markdown"):
         raise InputError(f"--json and --output {form} are both given: choose one")
     config = ContextConfig(budget, form or ("json" if as_json else "text"), expand, order)  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ def context(
     if tokenizer is not None:
         count = count_by_bytes if tokenizer == "bytes" else open_counter(tokenizer)
     index = open_indexes(directories)
-    task = TaskBook(tasks_path, index.tasks).find(name) if name is not None else None
+    task = TaskBook(tasks_path, index.tasks).find(names[0]) if names else None
     how = How.of(options)
     result = index.search(question, task=task, instruction=instruction, k=k, lang=lang, **how.arguments)
     if not result.obeys:

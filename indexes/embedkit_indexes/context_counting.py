@@ -32,13 +32,17 @@ def open_counter(name: str) -> Counter:
 
     Raises InputError where there is none.
     """
+    if not name.strip():
+        raise InputError(
+            "no tokenizer is named: give a tokenizer.json, a folder with one, or a Hugging Face id"
+        )
     from tokenizers import Tokenizer
 
     path = Path(name).expanduser()
+    # A path is no model's name, and nobody's server is asked for it.
+    local = path.exists() or name.startswith((".", "/", "~", "\\")) or name.endswith(".json")
     if path.is_dir():
         path /= "tokenizer.json"
-    # A path that is not there is no model's name, and nobody's server is asked for it.
-    local = path.exists() or name.startswith((".", "/", "~", "\\")) or name.endswith(".json")
     try:
         if local and not path.is_file():
             raise FileNotFoundError("there is no such file")

@@ -82,6 +82,8 @@ def test_nothing_found_is_told(run: Run, sample_index: Path) -> None:
         (["q", "--expand", "-1"], "expand is -1"),
         (["q", "--json", "--output", "markdown"], "--json and --output markdown are both given"),
         (["q", "--task", "qa", "--instruction", "x"], "choose one"),
+        (["q", "--task", "qa", "--task", "duplicate"], "a context is of one --task, got 2"),
+        (["q", "--tokenizer", ""], "no tokenizer is named"),
         (["q", "--tokenizer", "./absent"], "no tokenizer can be read from absent"),
         ([" "], "the query is empty"),
         ([], "name an index, and then the query"),

@@ -547,7 +547,7 @@ def test_wrong_arguments_are_told() -> None:
         build_context([], count_tokens=str.split)  # type: ignore[arg-type]
 
 
-def test_a_tokenizer_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
+def test_a_tokenizer_is_read_from_a_file_or_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another model's tokenizer counts, without special tokens; where there is none, the error names the place."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -559,6 +559,12 @@ def test_a_tokenizer_is_read_from_a_file_or_a_folder(tmp_path: Path) -> None:
         assert open_counter(str(place))("a b c d") == 4
     with pytest.raises(InputError, match=r"no tokenizer can be read from .*absent.json"):
         open_counter(str(tmp_path / "absent.json"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty/tokenizer.json \(there is no such file\)"):
+        open_counter(str(tmp_path / "empty"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"empty/tokenizer.json \(there is no such file\)"):
+        open_counter("empty")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(InputError, match=r"broken.json"):
         open_counter(str(tmp_path / "broken.json"))
