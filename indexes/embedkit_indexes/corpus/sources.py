@@ -77,6 +77,10 @@ def _check(path: Path) -> None:
                 str(path), "a device or socket: name a file or a folder, or '-' for standard input"
             )
     except FileNotFoundError:
+        if address := re.fullmatch(r"([a-z]{2,}:/)([^/].*)", str(path)):
+            raise CorpusError(
+                "/".join(address.groups()), "addresses are not read: save it as a file"
+            ) from None
         raise CorpusError(str(path), "no such file or folder") from None
     except PermissionError:
         raise CorpusError(str(path), "no permission to read it") from None

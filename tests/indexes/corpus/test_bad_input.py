@@ -41,6 +41,8 @@ def test_missing_source(tmp_path: Path) -> None:
     """A source that does not exist is an error at once, before anything is read."""
     with pytest.raises(CorpusError, match=r"nowhere: no such file or folder"):
         read_corpus([tmp_path, tmp_path / "nowhere"])
+    with pytest.raises(CorpusError, match=r"^http://example.invalid/x: addresses are not read"):
+        list(read_corpus(["http://example.invalid/x"]))
 
 
 @pytest.fixture
