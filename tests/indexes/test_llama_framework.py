@@ -302,7 +302,11 @@ def test_a_retriever_follows_its_index(built: Path, embedder: HashEmbedder) -> N
     both = EmbedkitRetriever(open_indexes([built, built.parent / "more.index"], embedder), similarity_top_k=9)
     Index.open(built, embedder).add([StoredDocument("later", "later text")])
     assert len(following.retrieve("x")) == 4 and len(fixed.retrieve("x")) == 3
-    assert set(sources(both.retrieve("x"))) == {"qa", "bitext", "cats", "more"}
+    more = str(built.parent / "more.index")
+    assert set(sources(both.retrieve("x"))) == {
+        *(f"{built}#{id}" for id in ("qa", "bitext", "cats")),
+        f"{more}#more",
+    }
 
 
 async def test_query_engine(built: Path, embedding: EmbedkitEmbedding) -> None:
