@@ -1,7 +1,6 @@
 """Encode what many requests ask for in few calls of the model.
 
-While the model works on a batch, what arrives waits and joins the next one. There is no timer: a client that is alone
-waits for nothing.
+While the model works on a batch, what arrives waits and joins the next one: no timer, a client that is alone waits for nothing.
 """
 
 from __future__ import annotations
@@ -57,8 +56,7 @@ class _Job:
         self.sizes: list[int] = []
         self.characters = sum([len(unit.text) for unit in units])
         self.count = count
-        # A coroutine's future is settled on its loop, a thread's where it is.
-        self.loop = loop
+        self.loop = loop  # where a coroutine's future is settled; a thread's is where it is
         self.future: asyncio.Future[Encoded] | Future[Encoded] = (
             Future() if loop is None else loop.create_future()
         )
@@ -119,7 +117,9 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """The number of texts that wait."""
-        return self._waiting
+        with self._lock:
+            self._drop_given_up()
+            return self._waiting
 
     async def encode(self, units: Sequence[Unit], *, count: bool = False) -> Encoded:
         """Encode texts; `count` asks for their tokens too. Raises ApiError 429 where the queue is full."""
@@ -140,20 +140,31 @@ class Batcher:
         with self._lock:
             if self._closed:
                 raise ApiError(503, "the server is stopping", headers={"Connection": "close"})
-            if (
-                bounded
-                and self._waiting
-                and (
-                    self._waiting + len(job.units) > self._most
-                    or self._waiting_characters + job.characters > self._most_characters
-                )
-            ):
-                raise self._full()
+            if bounded and self._is_full(job):
+                self._drop_given_up()
+                if self._is_full(job):
+                    raise self._full()
             self._jobs.append(job)
             self._waiting += len(job.units)
             self._waiting_size += sum(job.sizes)
             self._waiting_characters += job.characters
         self._wake.put(None)
+
+    def _is_full(self, job: _Job) -> bool:
+        """Return whether a request is one too many; one that finds nobody waiting never is."""
+        return self._waiting > 0 and (
+            self._waiting + len(job.units) > self._most
+            or self._waiting_characters + job.characters > self._most_characters
+        )
+
+    def _drop_given_up(self) -> None:
+        self._drop([job for job in self._jobs if job.future.cancelled()])
+
+    def _drop(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                self._forget(job, len(job.units))
 
     def close(self) -> None:
         """End the threads when the queue is empty; what comes later is refused."""
@@ -249,10 +260,7 @@ class Batcher:
             return
         jobs = [part.job for part in batch]
         with self._lock:
-            for job in jobs:
-                if job in self._jobs:
-                    self._jobs.remove(job)
-                    self._forget(job, len(job.units))
+            self._drop(jobs)
         _settle(jobs, error)
 
     def _fill(self, batch: Sequence[_Slice]) -> int:

@@ -156,12 +156,16 @@ def test_a_request_given_up_is_not_encoded(embedder: Scripted) -> None:
         gone.cancel()
         gone_too.cancel()
         await asyncio.wait([gone, gone_too])
+        # Their places are free at once, though the model is still at work.
+        comes = asyncio.create_task(batcher.encode(units(*["comes"] * 4)))
+        await asyncio.sleep(0)
+        assert batcher.waiting == 5
         embedder.going.set()
-        await asyncio.gather(first, stays)
+        await asyncio.gather(first, stays, comes)
 
     asyncio.run(run())
     workers.close()
-    assert embedder.calls == [["first"], ["stays"]]
+    assert embedder.calls == [["first"], ["stays", *["comes"] * 4]]
     assert batcher.waiting == 0
 
 
