@@ -28,6 +28,11 @@ class Cells:
         self._starts = list(accumulate((b.num_rows for b in batches[:-1]), initial=0))
         self._columns: list[dict[str, memoryview | _Strings]] = [{} for _ in batches]
 
+    @property
+    def folder(self) -> Path:
+        """The folder that the file lies in."""
+        return self._path.parent
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return int(self._starts[-1] + self._batches[-1].num_rows)

@@ -14,7 +14,7 @@ from embedkit_indexes.context_counting import Counter, count_by_bytes
 from embedkit_indexes.context_duplicates import without_duplicates
 from embedkit_indexes.context_fitting import fit
 from embedkit_indexes.context_forms import FORMS, Form, Shown, markdown_of, messages_of, text_of
-from embedkit_indexes.context_pieces import Piece, neighbours, piece_of, unique
+from embedkit_indexes.context_pieces import neighbours, piece_of, unique
 from embedkit_indexes.results import SearchHit, SearchResult
 
 __all__ = ["AlsoIn", "Block", "Context", "ContextConfig", "LeftOut", "build_context"]
@@ -133,12 +133,12 @@ def build_context(
     for hit in hits:
         if not isinstance(hit, SearchHit):
             raise InputError(f"a hit is {hit!r:.60}, {type(hit).__name__}: pass what a search returned")
-    pieces: list[Piece] = []
-    for rank, hit in enumerate(hits):
-        pieces.append(piece_of(hit, rank))
-        if config.expand:
-            pieces += neighbours(hit, config.expand)
-    runs, duplicates = without_duplicates(unique(pieces), config.near_duplicate)
+    pieces = [piece_of(hit, rank) for rank, hit in enumerate(hits)]
+    named = {piece.index: hit.index for piece, hit in zip(pieces, hits, strict=True)}
+    if config.expand:
+        pieces += neighbours(hits, config.expand)
+    pieces = unique(pieces)
+    runs, duplicates = without_duplicates(pieces, config.near_duplicate)
     asked, count = question or "", _checked(count_tokens or count_by_bytes)
 
     def tokens(blocks: Sequence[Block]) -> int:
@@ -153,9 +153,14 @@ def build_context(
             f"budget {config.budget} is too small: {least} tokens are needed without any passage"
         )
     blocks = fit(runs, tokens, count, config.budget)
-    shown = {(block.index, chunk) for block in blocks for chunk in block.chunk_ids}
-    wanted = [piece for run in runs for piece in run.pieces if piece.found]
-    beyond = sum((piece.document[0], piece.chunk_id) not in shown for piece in wanted)
+    shown = {(block.index, block.document_id, chunk) for block in blocks for chunk in block.chunk_ids}
+    # Not by what is found in the runs: a neighbour stands there in the place of its copy.
+    wanted = {(p.index, p.document[1], p.chunk_id) for p in pieces if p.found}
+    kept = {(p.index, p.document[1], p.chunk_id) for run in runs for p in run.pieces}
+    beyond = len(wanted & kept - shown)
+    # Where one index was searched, there is nothing to tell apart.
+    several = len(named) > 1
+    blocks = [replace(b, index=named[b.index] or (b.index if several else "")) for b in blocks]
     placed = tuple(ordered(blocks, config.order))
     return Context(asked, placed, tokens(blocks), LeftOut(duplicates, beyond), config, shown_source)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from embedkit_indexes.context_blocks import Block
 from embedkit_indexes.context_pieces import Run, joined
@@ -60,17 +61,38 @@ def _shortened(run: Run, may_fit: Fits, fits: Fits) -> Block | None:
     (alone,) = joined([pieces[low]])
     if not (may_fit(alone.block()) and fits(alone.block())):
         return _beginning(alone, may_fit, fits)
-    best, grown = alone, True
-    while grown:
-        grown = False
-        for first, last in ((low, high + 1), (low - 1, high)):
-            if first < 0 or last >= len(pieces):
-                continue
-            wider = joined(pieces[first : last + 1])
-            if len(wider) == 1 and may_fit(wider[0].block()) and fits(wider[0].block()):
-                best, low, high, grown = wider[0], first, last, True
-                break
-    return best.block()
+
+    def together(first: int, last: int) -> Block | None:
+        # A part of a run may be none: what joins two chunks can be a third one around them.
+        runs = joined(pieces[first : last + 1])
+        return runs[0].block() if len(runs) == 1 else None
+
+    def fit_together(first: int, last: int) -> bool:
+        block = together(first, last)
+        return block is not None and may_fit(block) and fits(block)
+
+    grown = -1
+    while grown != high - low:
+        grown = high - low
+        high = _farthest(high, range(high + 1, len(pieces)), partial(fit_together, low))
+        low = _farthest(low, range(low - 1, -1, -1), partial(fit_together, last=high))
+    return together(low, high)
+
+
+def _farthest(here: int, places: range, fits: Callable[[int], bool]) -> int:
+    """Return the last of the places up to which it fits, `here` where none does; what is far too much is not tried."""
+    most, step = 0, 1
+    while most < len(places) and fits(places[min(len(places), most + step) - 1]):
+        most = min(len(places), most + step)
+        step *= 2
+    too_many = min(len(places) + 1, most + step)
+    while too_many - most > 1:
+        middle = (most + too_many) // 2
+        if fits(places[middle - 1]):
+            most = middle
+        else:
+            too_many = middle
+    return places[most - 1] if most else here
 
 
 def _beginning(run: Run, may_fit: Fits, fits: Fits) -> Block | None:

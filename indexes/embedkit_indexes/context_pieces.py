@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import InputError
-from embedkit_indexes.context_blocks import AlsoIn, Block
-from embedkit_indexes.results import late_hits, own_text, shown_metadata
+from embedkit_indexes.context_blocks import AlsoIn, Block, is_code
+from embedkit_indexes.context_gaps import gap_between
+from embedkit_indexes.results import late_hits, own_text, place_of, shown_metadata
 from embedkit_indexes.segment_format import NODE_CONTENT
 from embedkit_indexes.snapshot import Ranking
 
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
 
 # Of a chunk that was not found itself, but stands beside one that was.
 _NOT_FOUND = 1 << 60
+# Chunks before one that can begin before it and end after it: they overlap by a part of a chunk.
+_AROUND = 64
+# Characters between two that follow each other that are white space, where nothing tells what lies there.
+_LEAST_GAP = 2
 
 
 @dataclass(frozen=True)
 class Piece:
     """A chunk without what was put before it to be embedded.
 
-    `rank` is its place among what was found, from 0. `start` and `end` are None where its place in the document is not
-    known. `name` is what the chunk is called within its document, and `next_name` what the following one is.
+    `document` tells its index and version too, of which `index` is the index alone. `rank` is its place among what was
+    found, from 0. `start` and `end` are None where its place in the document is not known. `name` is what the chunk is
+    called within its document, and `next_name` what the following one is. It and all chunks before it reach to character
+    `covered` of the document, beyond `end` where it lies within one of them; None where that is not known. `lead` is the
+    white space before it, as far as it is known.
     """
 
     document: tuple[str, str]
@@ -46,6 +54,9 @@ class Piece:
     chunk_id: int | str
     metadata: Mapping[str, Any]
     also_in: tuple[AlsoIn, ...] = ()
+    index: str = ""
+    covered: int | None = None
+    lead: str = ""
 
     @property
     def found(self) -> bool:
@@ -71,11 +82,44 @@ def piece_of(hit: SearchHit, rank: int) -> Piece:
         known = not before or (before.endswith("\n") and "\n" not in before[:-1])
         if known:
             text, heading = text[len(before) :], before[:-1]
+    covered, lead = _before(hit, text) if known else (None, "")
+    cells, _ = place_of(hit)
+    # Within a segment, and from the first to the last id of its chunks, a document has one version.
+    version = cells.folder.name if cells else hit.chunk_id - hit.position if hit.chunk_id >= 0 else ""
+    index = _index(hit)
     return Piece(
-        (hit.index, hit.document_id), hit.position, hit.position + 1, text,
+        (f"{index}\n{version}", hit.document_id), hit.position, hit.position + 1, text,
         hit.start if known else None, hit.end if known else None, rank, score, hit.title, heading, hit.source,
-        hit.lang, hit.chunk_id, shown_metadata(hit.metadata),
+        hit.lang, hit.chunk_id, shown_metadata(hit.metadata), (), index, covered, lead,
     )  # fmt: skip
+
+
+def _index(hit: SearchHit) -> str:
+    """Return the directory of a hit's index; of a copy what it says itself."""
+    cells, _ = place_of(hit)
+    return hit.index if cells is None else str(cells.folder.parent.absolute())
+
+
+def _before(hit: SearchHit, text: str) -> tuple[int | None, str]:
+    """Return where a hit and the chunks before it end, and in code the white space before it."""
+    cells, row = place_of(hit)
+    if cells is None:
+        return None, ""
+    ends = []
+    for at in range(row - 1, max(-1, row - 1 - _AROUND), -1):
+        if cells.cell(at, "document_id") != hit.document_id:
+            break
+        ends.append(cells.cell(at, "end"))
+    covered = max([*ends, hit.end])
+    if not ends or not is_code(hit.lang):
+        return covered, ""
+    # A chunk ends with its document's own text.
+    last = cells.cell(row - 1, "text")
+    if (gap := hit.start - max(ends)) > 0:
+        return covered, gap_between(last, text, gap, True)
+    shared = ends[0] - hit.start
+    line = last[: len(last) - shared].rpartition("\n")[2] if shared > 0 else ""
+    return covered, "" if line.strip() else f"\n{line}"
 
 
 def _piece_of_node(hit: SearchHit, record: Mapping[str, Any], rank: int, score: float) -> Piece:
@@ -85,27 +129,35 @@ def _piece_of_node(hit: SearchHit, record: Mapping[str, Any], rank: int, score: 
     related = record.get("relationships") or {}
     source, after = (related.get(kind) for kind in ("1", "3"))  # NodeRelationship.SOURCE and NEXT
     document = source["node_id"] if isinstance(source, dict) else hit.document_id
+    index = _index(hit)
     return Piece(
-        (hit.index, document), hit.document_id, after["node_id"] if isinstance(after, dict) else None, text,
+        (index, document), hit.document_id, after["node_id"] if isinstance(after, dict) else None, text,
         start if known else None, end if known else None, rank, score, hit.title, "", hit.source, hit.lang,
-        hit.chunk_id, shown_metadata(hit.metadata),
+        hit.chunk_id, shown_metadata(hit.metadata), (), index,
     )  # fmt: skip
 
 
-def neighbours(hit: SearchHit, count: int) -> list[Piece]:
-    """Return up to `count` chunks before and after a hit in its document. Raises InputError for a copied hit."""
-    cells, row = getattr(hit, "_cells", None), getattr(hit, "_row", -1)
-    if cells is None:
-        raise InputError("expand needs hits as a search returned them: these are copies, read from elsewhere")
-    rows = []
-    for step in (-1, 1):
-        for at in range(row + step, row + step * (count + 1), step):
-            if not 0 <= at < len(cells) or cells.cell(at, "document_id") != hit.document_id:
-                break
-            rows.append(at)
-    places = [(cells, at, hit.index) for at in rows]
-    beside = late_hits(Ranking([0.0] * len(rows), rows), places, {}, {})
-    return [piece_of(other, _NOT_FOUND) for other in beside]
+def neighbours(hits: Sequence[SearchHit], count: int) -> list[Piece]:
+    """Return up to `count` chunks before and after each hit in its document, once. Raises InputError for copied hits."""
+    known = {place_of(hit) for hit in hits}
+    places = []
+    for hit in hits:
+        cells, row = place_of(hit)
+        if cells is None:
+            raise InputError(
+                "expand needs hits as a search returned them: these are copies, read from elsewhere"
+            )
+        for step in (-1, 1):
+            for at in range(row + step, row + step * (count + 1), step):
+                if not 0 <= at < len(cells) or cells.cell(at, "document_id") != hit.document_id:
+                    break
+                if (cells, at) not in known:
+                    known.add((cells, at))
+                    places.append((cells, at, hit.index))
+    rows = list(range(len(places)))
+    return [
+        piece_of(other, _NOT_FOUND) for other in late_hits(Ranking([0.0] * len(rows), rows), places, {}, {})
+    ]
 
 
 @dataclass(frozen=True)
@@ -133,9 +185,10 @@ class Run:
         text = self.text if length is None else self.text[:length].rstrip()
         also = dict.fromkeys(place for piece in self.pieces for place in piece.also_in)
         return Block(
-            number, text, best.document[1], best.title, first.heading, best.source, first.start if known else None,
+            number, text, best.document[1], best.title, first.heading, best.source,
+            (first.start or 0) - len(self.parts[0][1]) if known else None,
             self._end(len(text)) if known else None, best.lang, best.score,
-            tuple(p.chunk_id for p in self.pieces), best.document[0], best.metadata, tuple(also),
+            tuple(p.chunk_id for p in self.pieces), best.index, best.metadata, tuple(also),
             cut=length is not None and len(text) < len(self.text),
         )  # fmt: skip
 
@@ -156,10 +209,17 @@ def joined(pieces: Iterable[Piece]) -> list[Run]:
     known = [p for p in pieces if p.start is not None]
     runs: list[Run] = []
     tail: Piece | None = None
-    for piece in sorted(known, key=lambda p: (p.start or 0, -(p.end or 0))):
+    covered: dict[int | str | None, int | None] = {0: 0}
+    for found in sorted(known, key=lambda p: (p.start or 0, -(p.end or 0))):
+        piece = found
+        if piece.covered is None and (before := covered.get(piece.name)) is not None:
+            piece = replace(piece, covered=max(before, piece.end or 0))
+        covered[piece.next_name] = piece.covered
         part = None if tail is None else _continued(tail, runs[-1].pieces[-1], piece)
         if part is None:
-            runs.append(Run((piece,), ((piece.start or 0, "", piece.text),)))
+            _, begins_line, indent = piece.lead.rpartition("\n")
+            indent = indent if begins_line else ""
+            runs.append(Run((piece,), ((piece.start or 0, indent, piece.text),)))
             tail = piece
             continue
         last = runs[-1]
@@ -175,23 +235,28 @@ def _continued(tail: Piece, last: Piece, piece: Piece) -> tuple[int, str, str] |
     start, end, done, first = piece.start or 0, piece.end or 0, tail.end or 0, tail.start or 0
     if start < done:
         shared = min(end, done) - start
-        # Of two versions of a document, places mean nothing.
+        # Of two versions of a document, places mean nothing, and of nodes the version is not known.
         if tail.text[start - first : start - first + shared] != piece.text[:shared]:
             return None
         return start + shared, "", piece.text[shared:]
-    if start == done:
-        return start, "", piece.text
-    if piece.name not in (tail.next_name, last.next_name):
+    follows, gap = piece.name in (tail.next_name, last.next_name), start - done
+    if not gap:
+        return (start, "", piece.text) if follows or isinstance(piece.name, int) else None
+    # White space alone lies between a chunk and what all before it reach to; it is stored in neither.
+    if not follows or (gap > _LEAST_GAP if last.covered is None else last.covered > done):
         return None
-    # Between two chunks lies white space alone, which is stored in neither.
-    return start, "\n" if start - done == 1 else "\n\n", piece.text
+    if len(piece.lead) == gap:
+        return start, piece.lead, piece.text
+    return start, gap_between(tail.text, piece.text, gap, is_code(piece.lang)), piece.text
 
 
 def unique(pieces: Sequence[Piece]) -> list[Piece]:
     """Return each chunk once, as it was found best, in the order given."""
-    kept: dict[tuple[tuple[str, str], int | str, int | str], Piece] = {}
+    kept: dict[tuple[str, ...], Piece] = {}
     for piece in pieces:
-        key = (piece.document, piece.name, piece.chunk_id)
+        # A chunk keeps its id when an index is compacted; one that is built anew gives its ids again.
+        index = piece.index or piece.document[0]
+        key = (index, piece.document[1], str(piece.name), str(piece.chunk_id), piece.text)
         if key not in kept or piece.rank < kept[key].rank:
             kept[key] = piece
     return list(kept.values())

@@ -106,6 +106,11 @@ def late_hits(
     return tuple(hits)
 
 
+def place_of(hit: SearchHit) -> tuple[Cells | None, int]:
+    """Return a segment's cells and the row in it that a hit is read from; None and -1 of a copied hit."""
+    return getattr(hit, "_cells", None), getattr(hit, "_row", -1)
+
+
 class _FromEmbedder:
     """What counts a result's tokens; None once they are counted."""
 
