@@ -98,10 +98,11 @@ class Gate:
         except Exception as e:
             if status:
                 raise  # the answer has begun: the connection is closed
-            error = as_api_error(e, request_id)
-            await error.response()(scope, receive, answer)
+            # In a variable of this frame, which its traceback knows, it would keep the body until the next collection.
+            await as_api_error(e, request_id).response()(scope, receive, answer)
         finally:
             scope.pop("embedkit.task", None)
+            scope.pop("embedkit.body", None)  # the connection has the scope until its next request
             self._let_go(scope)
             self._metrics.under_way.dec()
             path = scope["path"]

@@ -6,26 +6,37 @@ import asyncio
 import math
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from embedkit_cli.server.config import Limits
 from embedkit_cli.server.errors import ApiError
+
+# Requests of one connection that may wait behind the one that is being answered.
+_AHEAD = 8
+# Bytes that are parsed at a time: one read may hold thousands of requests.
+_PIECE = 4096
 
 
 def bounded(limits: Limits) -> type[HttpToolsProtocol]:
     """Return the protocol class for these limits; uvicorn makes one object a connection."""
 
     class Bounded(HttpToolsProtocol):
-        """Close connections whose headers are slow or long, and those whose reader has stopped."""
+        """Close connections whose headers are slow or long, and those whose reader has stopped.
+
+        Of a client that sends requests ahead little is read before those in front are answered.
+        """
 
         _timer: asyncio.TimerHandle | None = None
-        _head = 0
+        _head = 0  # bytes since the last that were body, or that ended headers or a message
+        _later = b""
         _watch: asyncio.TimerHandle | None = None
         _unread: float = 0
         _answering: RequestResponseCycle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self.flow = _Flow(self)
             if len(self.connections) > limits.connections:
                 self._refuse(503, "the server has as many connections as it takes", {"Retry-After": "1"})
                 return
@@ -42,21 +53,48 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
                 if task is not None:
                     task.cancel()
             super().connection_lost(exc)
+            # After a reset uvicorn leaves the timer, and with it all that the last request holds.
+            self._unset_keepalive_if_required()
+            self._answering = self.cycle = self.scope = self.flow = None  # type: ignore[assignment]
+            self.pipeline.clear()
+            self._later = b""
 
         def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
-                return
+            self._later += data
+            self._parse()
+
+        def _parse(self) -> None:
+            data, self._later = self._later, b""
+            at = 0
+            while at < len(data) and len(self.pipeline) <= _AHEAD and not self.transport.is_closing():
+                self._parse_piece(data[at : at + _PIECE])
+                at += _PIECE
+            self._later = data[at:]
+
+        def _parse_piece(self, data: bytes) -> None:
             if self._timer is None and self._between_requests:
                 self._await_headers()
-            if self._timer is not None:
-                self._head += len(data)
+            self._head += len(data)
             super().data_received(data)
-            if self._timer is not None and self._head > limits.header_bytes:
+            if self._head <= limits.header_bytes or self.transport.is_closing():
+                return
+            if self._between_requests:
                 self._refuse(431, "the headers are too large")
+            else:
+                self.transport.abort()
 
         def on_headers_complete(self) -> None:
+            self._head = 0
             self._cancel()
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._head = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._head = 0
+            super().on_message_complete()
 
         def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
             self._answering = cycle
@@ -67,6 +105,7 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
         def on_response_complete(self) -> None:
             super().on_response_complete()
             self._watch_reader()
+            self._parse()
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -85,7 +124,6 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
             return self.cycle is None or self.cycle.response_complete
 
         def _await_headers(self) -> None:
-            self._head = 0
             self._timer = self.loop.call_later(limits.header_timeout, self._slow)
 
         def _slow(self) -> None:
@@ -119,6 +157,19 @@ def bounded(limits: Limits) -> type[HttpToolsProtocol]:
             self.transport.close()
 
     return Bounded
+
+
+class _Flow(FlowControl):
+    """Read nothing while as much waits for an answer as may; uvicorn reads on with every answer and `receive`."""
+
+    def __init__(self, protocol: HttpToolsProtocol) -> None:
+        super().__init__(protocol.transport)
+        self._protocol = protocol
+
+    def resume_reading(self) -> None:
+        waiting = self._protocol.pipeline
+        if not waiting or (len(waiting) < _AHEAD and len(waiting[0][0].body) <= HIGH_WATER_LIMIT):
+            super().resume_reading()
 
 
 def _plain(error: ApiError) -> bytes:
