@@ -8,6 +8,7 @@ import click
 
 from embedkit_cli.options import (
     EmbedderChoice,
+    Number,
     chunk_options,
     chunk_settings,
     common,
@@ -61,7 +62,7 @@ _kind_options = group(
     click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="task-switch: ask N of the 240 texts alone."),
     click.option("--distractors", metavar="FOLDER", help="task-switch: add the corpus of a BEIR folder to the index."),
     click.option("--plot", metavar="FILE.svg", help="task-switch: draw which task is found for which."),
-    click.option("--rope-base", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Base of the transformer's rotary positions, in place of its own."),
+    click.option("--rope-base", type=Number(min=0, min_open=True), metavar="X", help="Base of the transformer's rotary positions, in place of its own."),
     click.option("--window", type=click.IntRange(min=1), metavar="N", help="Sliding attention window of the transformer in tokens, in place of its own."),
 )  # fmt: skip
 

@@ -91,7 +91,9 @@ class Cli(click.Group):
                 result = super().invoke(ctx)
                 sys.stdout.flush()
             except BrokenPipeError:
-                _discard_stdout()
+                from embedkit_cli.output import discard_stdout
+
+                discard_stdout()
                 return None
         return result
 
@@ -143,11 +145,6 @@ def _show_ours(message: Warning | str, category: type[Warning], *_: Any, **__: A
         from embedkit_cli.output import note
 
         note(str(message))
-
-
-def _discard_stdout() -> None:
-    # The interpreter flushes stdout once more at exit: give it a place to write to.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

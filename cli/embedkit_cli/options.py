@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -23,6 +24,17 @@ def group(*options: Callable[[Any], Any]) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+class Number(click.FloatRange):
+    """A finite number within bounds; NaN is within all that click knows."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; fails for what is none."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 # The flag is read from the command line before anything runs (main.py); here it is only allowed.
@@ -48,7 +60,7 @@ chunk_options = group(
     ),
     click.option(
         "--overlap",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         metavar="N",
         help="Tokens that neighbouring chunks share; below 1, a share of the longest.",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -36,6 +37,12 @@ def print_json(value: Any) -> None:
 def note(message: str) -> None:
     """Write a remark on stderr."""
     click.echo(f"note: {printable(message)}", err=True)
+
+
+def discard_stdout() -> None:
+    """Write nothing more to a stdout whose reader has left."""
+    # The interpreter flushes stdout once more at exit: give it a place to write to.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def untrained_note(name: str) -> str:

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedkit_cli.options import Size, debug_option, embedder_options, given, parse_pairs
-from embedkit_cli.output import note
+from embedkit_cli.options import Number, Size, debug_option, embedder_options, given, parse_pairs
+from embedkit_cli.serving_options import (
+    LOCAL,
+    read_hosts,
+    read_keys,
+    read_limits,
+    read_origins,
+    read_paths,
+    read_rerankers,
+)
 
 if TYPE_CHECKING:
-    from embedkit_cli.server.config import Limits, ServedPath, ServerConfig
+    from embedkit_cli.server.config import ServerConfig
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# A day.
+_LONGEST = 86_400
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process with 0 while it does not serve yet, and when it has ended serving."""
+
+    def end(*_: object) -> None:
+        # At once: an import or a compiled thread that is cut off by an exception may end the process by a crash.
+        os._exit(0)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except BaseException:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        raise
 
 
 @click.command()
@@ -52,7 +79,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 )
 @click.option(
     "--refresh",
-    type=click.FloatRange(min=0.01),
+    type=Number(min=0.01, max=_LONGEST),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -88,16 +115,17 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
     help="Texts that may wait for an embedder, above which requests get 429; else 8192.",
 )
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Time for an answer; else 60."
+    "--timeout", type=Number(min=0.1, max=_LONGEST), metavar="SECONDS", help="Time for an answer; else 60."
 )
 @click.option(
     "--client-timeout",
-    type=click.FloatRange(min=0.1),
+    type=Number(min=0.1, max=_LONGEST),
     metavar="SECONDS",
     help="Time for a client to send its headers (10 s at most) and its body; else 30.",
 )
 @embedder_options
 @debug_option
+@_ended_by_signals()
 def serve(
     *,
     indexes: tuple[str, ...],
@@ -136,8 +164,8 @@ def serve(
 
     if not indexes and embedder is None:
         raise InputError("name an index to serve, or an embedder with --embedder")
-    keys = _keys(api_key, api_key_file)
-    if host not in _LOOPBACK and not keys and not insecure:
+    keys = read_keys(api_key, api_key_file)
+    if host not in LOCAL and not keys and not insecure:
         raise InputError(
             f"--host {host} lets other machines ask: set a key with --api-key-file or EMBEDKIT_API_KEY, or add --insecure"
         )
@@ -145,18 +173,18 @@ def serve(
     if not own and (pairs or any(v is not None for v in options.values())):
         raise InputError("options of the embedder are given without --embedder: name it")
     config = ServerConfig(
-        indexes=_paths(indexes),
+        indexes=read_paths(indexes),
         embedder=embedder,
         embedder_options={**parse_pairs(pairs), **given(**options)} if own else {},
-        rerankers=_rerankers(rerankers),
+        rerankers=read_rerankers(rerankers),
         host=host,
         port=port,
         keys=keys,
-        hosts=_hosts(host, hosts, bool(keys)),
-        cors=_origins(cors),
+        hosts=read_hosts(host, hosts, bool(keys)),
+        cors=read_origins(cors),
         refresh=refresh,
         access_log=access_log,
-        limits=_limits(
+        limits=read_limits(
             client_timeout,
             body=max_body,
             texts=max_texts,
@@ -178,120 +206,3 @@ def _run(config: ServerConfig) -> None:
             raise
         raise MissingExtraError("embedkit serve", "serve") from e
     run(config)
-
-
-def _limits(client: float | None, **told: float | None) -> Limits:
-    from embedkit_cli.server.config import Limits
-
-    limits = given(**told, body_timeout=client)
-    if client is not None:
-        limits["header_timeout"] = min(client, Limits().header_timeout)
-    return Limits(**limits)
-
-
-def _keys(key: str | None, path: str | None) -> tuple[str, ...]:
-    from embedkit.errors import InputError
-
-    if key is not None:
-        note(
-            "a key on the command line is seen by all users of this machine: EMBEDKIT_API_KEY or --api-key-file hides it"
-        )
-    keys = [k for k in (key, os.environ.get("EMBEDKIT_API_KEY")) if k is not None]
-    if path is not None:
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as e:
-            raise InputError(
-                f"--api-key-file {path} cannot be read: {getattr(e, 'strerror', None) or e}"
-            ) from None
-        found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        if not found:
-            raise InputError(f"--api-key-file {path} holds no key: write one a line")
-        keys += found
-    for one in keys:
-        if not one.strip() or not one.isascii() or any(c.isspace() for c in one):
-            raise InputError("an API key is empty, or holds spaces or letters outside ASCII: choose another")
-    return tuple(keys)
-
-
-def _hosts(address: str, told: Sequence[str], with_key: bool) -> tuple[str, ...]:
-    """Return the names to answer to; none, for any, where no page could know the key."""
-    import re
-    import socket
-
-    from embedkit.errors import InputError
-    from embedkit_cli.server.config import LOOPBACK
-
-    for name in told:
-        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", name, re.ASCII):
-            raise InputError(
-                f"--allow-host {name!r} is no name of a host: write it without scheme, port and path, as in box.example"
-            )
-    if address in _LOOPBACK:
-        return (*LOOPBACK, *told)
-    if with_key:
-        return tuple(told)
-    own = socket.gethostname().partition(".")
-    return (*LOOPBACK, address, "".join(own), own[0], f"{own[0]}.local", *told)
-
-
-def _origins(told: Sequence[str]) -> tuple[str, ...]:
-    """Return origins as browsers write them."""
-    import re
-
-    from embedkit.errors import InputError
-
-    out = []
-    for text in told:
-        found = re.fullmatch(
-            r"([a-z][a-z0-9+.-]*)://([\w.-]+|\[[0-9a-f:.]+\])(:\d+)?", text.lower(), re.ASCII
-        )
-        if text != "*" and found is None:
-            raise InputError(
-                f"--cors {text!r} is no origin: write scheme, host and port alone, as in https://example.org:8443, or *"
-            )
-        usual = {"http": ":80", "https": ":443"}.get(found[1], "") if found else ""
-        out.append(text.lower().removesuffix(usual))
-    return tuple(out)
-
-
-def _rerankers(told: Sequence[str]) -> dict[str, str]:
-    from embedkit.errors import InputError
-
-    out: dict[str, str] = {}
-    for text in told:
-        # A model's own name may hold an equals sign; a name that requests use holds neither that nor a path.
-        name, equals, model = text.partition("=")
-        if not equals or "/" in name or ":" in name:
-            name, model = Path(text).name, text
-        if not name or not model:
-            raise InputError(f"--rerank {text!r} names no model: write MODEL or NAME=MODEL")
-        if name in out:
-            raise InputError(f"two rerankers are called {name!r}: write NAME=MODEL for one of them")
-        out[name] = model
-    return out
-
-
-def _paths(named: Sequence[str]) -> tuple[ServedPath, ...]:
-    from embedkit.errors import InputError
-    from embedkit_cli.server.config import ServedPath
-    from embedkit_indexes.manifest import Manifest
-
-    out: dict[str, ServedPath] = {}
-    for text in named:
-        name, equals, directory = text.partition("=")
-        # A directory whose own name holds an equals sign is that directory.
-        if equals and directory and not Path(text).exists():
-            path = Path(directory)
-        else:
-            path = Path(text)
-            name = path.resolve().name
-        if not name:
-            raise InputError(f"{text!r} names no index: write DIR or NAME=DIR")
-        Manifest.read(path)
-        if name in out:
-            raise InputError(
-                f"two indexes are called {name!r}: name one of them otherwise, as in other={path}"
-            )
-        out[name] = ServedPath(name, path.resolve())
-    return tuple(out.values())

@@ -11,6 +11,7 @@ import threading
 import zipfile
 from importlib.util import find_spec
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from embedkit.errors import MissingExtraError
@@ -19,7 +20,6 @@ from embedkit_indexes.durable import MAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -115,9 +115,11 @@ class CorpusMap:
                 self._process.kill()
 
     def _compute(self, index: Index, key: str) -> None:
+        # Where a link in the path is switched meanwhile, the map stays with its own index.
+        file = Path(os.path.realpath(self._file))
         try:
             layout = self._laid_out(index, key)
-            write_layout(self._file, layout)
+            write_layout(file, layout)
             with self._lock:
                 self._layout = layout
         except Exception as e:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -56,10 +57,12 @@ class ServedIndex:
         from embedkit_indexes import Index
 
         stamp = _stamp(self.directory)
+        # A version keeps to its own files where a link in the path is switched.
+        directory = Path(os.path.realpath(self.directory))
         for tries_left in reversed(range(_TRIES)):
-            manifest = Index.open(self.directory).manifest
+            manifest = Index.open(directory).manifest
             try:
-                index = Index.open(self.directory, self._pool.of_index(manifest, str(self.directory)))
+                index = Index.open(directory, self._pool.of_index(manifest, str(self.directory)))
                 break
             except FingerprintError:
                 # Migrated between the two: the next look finds the new embedder.

@@ -17,6 +17,7 @@ import click
 import uvicorn
 
 from embedkit.errors import InputError
+from embedkit_cli.output import discard_stdout
 from embedkit_cli.server.app import create_app
 from embedkit_cli.server.config import ServerConfig
 from embedkit_cli.server.protocol import bounded
@@ -56,11 +57,16 @@ def serve(config: ServerConfig) -> None:
     errors: list[BaseException] = []
 
     def opened() -> None:
-        click.echo(f"serving {_what(config)} at {place} (Ctrl-C stops)")
+        try:
+            click.echo(f"serving {_what(config)} at {place} (Ctrl-C stops)")
+        except OSError:  # nobody reads it
+            discard_stdout()
 
     def failed(error: BaseException) -> None:
-        errors.append(error)
-        server.should_exit = True
+        # What fails because the server is stopping is no error.
+        if not server.should_exit:
+            errors.append(error)
+            server.should_exit = True
 
     limits = config.limits
     server = _Server(
@@ -88,7 +94,8 @@ def _leave() -> None:
     """End the process where a thread would keep it: all that may be waited for has been."""
     end = time.monotonic() + _LAST_SECONDS
     for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
+        # Daemons too: Python kills what is in compiled code, and some of that ends the process by a crash.
+        if thread is not threading.main_thread():
             thread.join(max(end - time.monotonic(), 0))
             if thread.is_alive():
                 logging.shutdown()
@@ -108,13 +115,13 @@ def _bound(host: str, port: int) -> socket.socket:
         made.bind((host, port))
         made.listen(2048)
         made.set_inheritable(True)
-    except (OSError, OverflowError) as e:
+    except (OSError, OverflowError, UnicodeError) as e:
         raise InputError(_problem(host, port, e)) from None
     return made
 
 
-def _problem(host: str, port: int, error: OSError | OverflowError) -> str:
-    if isinstance(error, socket.gaierror):
+def _problem(host: str, port: int, error: OSError | OverflowError | UnicodeError) -> str:
+    if isinstance(error, socket.gaierror | UnicodeError):
         return f"--host {host} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EADDRINUSE:
@@ -136,7 +143,8 @@ def _what(config: ServerConfig) -> str:
 def _log_to_stderr(access: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name, level in (("embedkit.server", logging.INFO), ("uvicorn.error", logging.WARNING)):
+    # uvicorn warns of every request that is no HTTP: as often as anybody likes to send one.
+    for name, level in (("embedkit.server", logging.INFO), ("uvicorn.error", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -165,6 +166,21 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.01)
     return value
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def answers(server: Server, path: str) -> bool:
+    """Say whether a server that is being started answers a GET with 200."""
+    try:
+        return server.get(path).status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session")

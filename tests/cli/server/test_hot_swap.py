@@ -166,6 +166,53 @@ def test_an_index_deleted_while_it_is_served(
     assert len(stderr.splitlines()) == 2 and "is gone from" in stderr and "is served in version 1" in stderr
 
 
+def _switch(link: Path, target: Path) -> None:
+    """Let a link lead to another place in one step."""
+    new = link.with_name("new link")
+    new.symlink_to(target)
+    new.replace(link)
+
+
+@pytest.fixture
+def other(environment: dict[str, str], changing: Path, tmp_path: Path) -> Path:
+    """The index `changing` with six documents, another embedder and another generation."""
+    folder = Path(shutil.copytree(changing, tmp_path / "v2"))
+    embedkit(environment, "migrate", folder, "--embedder", "held", "--embedder-option", "seed=2")
+    embedkit(environment, "delete", folder, *[f"d{i}" for i in range(14)])
+    return folder
+
+
+def test_a_switched_link_is_a_new_version(start: Start, changing: Path, other: Path, tmp_path: Path) -> None:
+    """A link gives its own name to the index; while clients search it is switched to and fro, and no request is lost."""
+    current = tmp_path / "current"
+    current.symlink_to(changing)
+    server = start(current, f"twice={current}", "--refresh", "0.05")
+    assert [i["name"] for i in server.get("/indexes").json["indexes"]] == ["current", "twice"]
+    with _asked_all_the_time(server, "current") as seen:
+        wait_for(lambda: len(seen) > 5)
+        for target, generation in ((other, 3), (changing, 1), (other, 3)):
+            _switch(current, target)
+            wait_for(lambda wanted=generation: _index(server, "current")["generation"] == wanted)  # type: ignore[misc]
+    assert {(status, generation, tuple(hits)) for status, generation, hits in seen} == {
+        (200, 1, (10, 10)),
+        (200, 3, (6, 6)),
+    }
+    wait_for(lambda: _index(server, "twice")["generation"] == 3)
+    assert server.stop()[0] == 0
+
+
+def test_a_version_keeps_to_its_own_files(start: Start, changing: Path, other: Path, tmp_path: Path) -> None:
+    """Until the next look a switched link changes nothing, not even for what is read for the first time."""
+    current = tmp_path / "current"
+    current.symlink_to(changing)
+    server = start(current, "--refresh", "3600")
+    _switch(current, other)
+    for mode in ("lexical", "dense", "hybrid"):
+        answer = server.post("/search", {"query": "document number 3", "mode": mode})
+        assert (answer.status, answer.json["generation"]) == (200, 1)
+        assert len(answer.json["results"][0]["hits"]) == 10
+
+
 def test_a_version_that_cannot_be_opened_leaves_the_old_one(start: Start, changing: Path) -> None:
     """A manifest that is damaged is logged; searches are answered from the version before until it is sound again."""
     server = start(changing, "--refresh", "0.05")
