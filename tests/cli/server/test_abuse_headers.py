@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.cli.server.conftest import Server, Start
+from tests.cli.server.conftest import Server, Start, launch
 from tests.cli.server.sockets import head, rest, status
 
 _MB = 1_000_000
@@ -37,6 +38,15 @@ def _unread(server: Server) -> socket.socket:
     return connection
 
 
+@pytest.fixture(scope="module")
+def guarded(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the key `right`."""
+    folder = str(tmp_path_factory.mktemp("guarded"))
+    running = launch(environment, "--embedder", "held", EMBEDKIT_API_KEY="right", HELD_FOLDER=folder)
+    yield running
+    assert running.stop() == (0, "")
+
+
 @pytest.mark.parametrize(
     ("begun", "piece"),
     [
@@ -51,23 +61,22 @@ def _unread(server: Server) -> socket.socket:
     ],
     ids=["lines", "value", "url", "trailers", "trailer", "trailers-refused", "trailer-refused", "extension"],
 )
-def test_headers_without_end(start: Start, begun: bytes, piece: bytes) -> None:
+def test_headers_without_end(guarded: Server, begun: bytes, piece: bytes) -> None:
     """Behind an answer under way, after a body and inside of one, too, headers beyond 32 KiB end the connection."""
-    server = start("--embedder", "held", "--api-key", "right")
-    server.get("/health")
-    before = _peak(server)
-    with _unread(server) as connection:
+    guarded.get("/health")
+    before = _peak(guarded)
+    with _unread(guarded) as connection:
         connection.sendall(begun)
         with pytest.raises(ConnectionError):
             for _ in range(500):
                 connection.sendall(piece)
-    assert server.get("/health").status == 200
-    assert _peak(server) - before < 10 * _MB
+    assert guarded.get("/health").status == 200
+    assert _peak(guarded) - before < 10 * _MB
 
 
-def test_requests_in_a_row_are_answered(server: Server) -> None:
+def test_requests_in_a_row_are_answered(guarded: Server) -> None:
     """A thousand requests that are sent at once are answered one after the other."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=30) as connection:
         connection.sendall(_HEALTH * 999 + _HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         assert rest(connection).count(b"HTTP/1.1 200 OK\r\n") == 1000
 
@@ -81,7 +90,7 @@ def test_requests_in_a_row_wait_unread(start: Start) -> None:
     for _ in range(10):
         connection = _unread(server)
         connection.sendall(_FILE)
-        connection.settimeout(0.5)
+        connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             for _ in range(500):
                 connection.sendall(b"GET / HTTP/1.1\r\n\r\n" * 4000)
