@@ -83,7 +83,7 @@ def create_app(
                 name,
                 Parameter.KEYWORD_ONLY,
                 annotation=kind,
-                default=Parameter.empty if name == "body" else None,
+                default=Parameter.empty if name in ("body", "model") else None,
             )
             for name, kind in takes.items()
         ]
@@ -101,6 +101,7 @@ def create_app(
     )
     add("POST", "/search", searching.search, answers.SearchAnswer, body=schemas.SearchBody)
     add("GET", "/v1/models", embeddings.models, answers.ModelsAnswer)
+    add("GET", "/v1/models/{model:path}", embeddings.model, answers.Model, model=str)
     add("GET", "/indexes", describing.indexes, answers.IndexesAnswer)
     add("GET", "/tasks", describing.tasks, answers.TasksAnswer, index=str | None)
     add(

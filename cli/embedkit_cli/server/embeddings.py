@@ -10,9 +10,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from embedkit.errors import InputError
 from embedkit.texts import is_visible
 from embedkit_cli.server.embedders import ServedEmbedder
-from embedkit_cli.server.errors import ApiError, invalid
+from embedkit_cli.server.errors import ApiError, invalid, sentence
 from embedkit_cli.server.schemas import EmbeddingsBody, read_body
 from embedkit_cli.server.service import Service
 from embedkit_cli.server.units import Unit, UnitEncoder
@@ -64,16 +65,24 @@ async def models(service: Service, request: Request) -> Response:
     """List the embedders."""
     del request
     service.check_ready()
-    data = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "embedkit", **_described(embedder)}
-        for name, embedder in service.models().items()
-    ]
+    data = [_described(name, embedder) for name, embedder in service.models().items()]
     return Response(orjson.dumps({"object": "list", "data": data}), media_type="application/json")
 
 
-def _described(embedder: ServedEmbedder) -> dict[str, Any]:
+async def model(service: Service, request: Request) -> Response:
+    """Describe one embedder."""
+    service.check_ready()
+    name, embedder = _model(service, request.path_params["model"])
+    return Response(orjson.dumps(_described(name, embedder)), media_type="application/json")
+
+
+def _described(name: str, embedder: ServedEmbedder) -> dict[str, Any]:
     info = embedder.info
     return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "embedkit",
         "fingerprint": embedder.fingerprint,
         "dimensions": info.dim,
         "shorter_dimensions": [d for d in info.matryoshka_dims if d < info.dim],
@@ -132,12 +141,19 @@ def _units(embedder: ServedEmbedder, body: EmbeddingsBody, limits: Limits) -> li
         raise invalid(f"a task and an instruction are for queries, and input_type is {role}", "input_type")
     if body.instruction is not None and len(body.instruction) > limits.text_characters:
         raise invalid(f"the instruction is longer than {limits.text_characters:,} characters", "instruction")
-    sentence = embedder.instruction_for(body.task, body.instruction) if role == "query" else None
+    told = _instruction(embedder, body) if role == "query" else None
     for number, text in enumerate(body.input):
         check_text(
             text, limits, "input", f"text {number}" if len(body.input) > 1 else "the text", role == "query"
         )
-    return [Unit(role, sentence, text) for text in body.input]
+    return [Unit(role, told, text) for text in body.input]
+
+
+def _instruction(embedder: ServedEmbedder, body: EmbeddingsBody) -> str | None:
+    try:
+        return embedder.instruction_for(body.task, body.instruction)
+    except InputError as e:
+        raise invalid(sentence(e), "task" if body.instruction is None else "instruction") from None
 
 
 def _bound(embedder: ServedEmbedder, units: Sequence[Unit]) -> int:
@@ -191,7 +207,7 @@ def _shortened(vectors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     return out
 
 
-def _answer(vectors: NDArray[np.float32], model: str, tokens: int, encoding: str) -> bytes:
+def _answer(vectors: NDArray[np.float32], model: str, tokens: int, encoding: str | None) -> bytes:
     import numpy as np
 
     rows: list[Any]

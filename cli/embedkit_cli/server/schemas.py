@@ -70,7 +70,9 @@ _KINDS = {
 
 def _checked_weights(weights: list[float]) -> list[float]:
     if min(weights) < 0 or not 0 < sum(weights) < float("inf"):
-        raise ValueError(f"{weights} cannot weigh vectors and words: give none below 0, and not both 0")
+        raise ValueError(
+            f"{weights} cannot weigh vectors and words: give none below 0, not both 0, and none too large to add up"
+        )
     return weights
 
 
@@ -83,7 +85,7 @@ class EmbeddingsBody(_Body):
 
     input: Texts
     model: Name | None = Field(None, description="One of GET /v1/models; else the first of them.")
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = Field(None, description="Else float.")
     dimensions: int | None = Field(
         None, ge=1, description="Shorter vectors, where the model was trained to be cut."
     )

@@ -166,6 +166,32 @@ def test_what_cannot_be_embedded_is_said(server: Server, body: Any, status: int,
     assert message in answer.message
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"task": "nothing"}, "task"),
+        ({"instruction": " "}, "instruction"),
+        ({"task": "qa", "instruction": "b"}, "instruction"),
+        ({"dimensions": 5}, "dimensions"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(server: Server, body: Any, param: str) -> None:
+    """`param` is the field, as in OpenAI's errors."""
+    answer = server.post("/v1/embeddings", {"input": "a", **body})
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+
+
+def test_a_model_is_described(client: openai.OpenAI, server: Server) -> None:
+    """`models.retrieve` gives what the list gives; another name gets 404; what OpenAI lets be null may be null."""
+    listed = client.models.list().data[0]
+    assert client.models.retrieve(listed.id) == listed
+    with pytest.raises(openai.NotFoundError, match="there is no model 'org/other'"):
+        client.models.retrieve("org/other")
+    nulls = dict.fromkeys(("encoding_format", "dimensions", "user", "model"))
+    found = server.post("/v1/embeddings", {"input": "a", **nulls}).json["data"][0]["embedding"]
+    assert found == server.post("/v1/embeddings", {"input": "a"}).json["data"][0]["embedding"]
+
+
 def test_truncated_tokens_are_told(server: Server) -> None:
     """What lies beyond the embedder's length is not counted as read, and a header tells how much was left out."""
     answer = server.post("/v1/embeddings", {"input": ["word " * 100, "short"]})
