@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def public_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+@lru_cache(4096)
 def shown_source(source: str) -> str:
     """Return a source as a client may see it: of an absolute path, the last part; of an address, no password."""
     if found := _FILE.match(source):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from embedkit_cli.server.embedders import ServedEmbedder
 
-# The end of a sentence, of whatever script, or of a line.
-_END = re.compile(r"[.!?…]['\")\]]?\s+|[。！？｡।။։؟።]\s*|\n+")
+# The end of a sentence, of whatever script, or of a line. It begins with a class, so that all other characters are passed quickly.
+_END = re.compile(r"[.!?…。！？｡।։؟።\n](?:(?<=[.!?…])['\")\]]?\s+|(?<=[。！？｡।։؟።])\s*|(?<=\n)\n*)")
 _SHORTEST, _LONGEST, _MOST = 40, 240, 64
 _KEPT = 64_000_000
 
@@ -62,8 +62,10 @@ def by_words(query: str, texts: Sequence[str]) -> list[Passage | None]:
     out: list[Passage | None] = []
     for text in texts:
         cut = passages(text)
-        shared = [len(wanted.intersection(tokenize(text[p.start : p.end]))) for p in cut]
-        out.append(cut[shared.index(max(shared))] if cut else None)
+        if len(cut) > 1:
+            shared = [len(wanted.intersection(tokenize(text[p.start : p.end]))) for p in cut]
+            cut = [cut[shared.index(max(shared))]]
+        out.append(cut[0] if cut else None)
     return out
 
 
