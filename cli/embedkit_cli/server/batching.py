@@ -161,10 +161,11 @@ class Batcher:
         self._drop([job for job in self._jobs if job.future.cancelled()])
 
     def _drop(self, jobs: Sequence[_Job]) -> None:
-        for job in jobs:
-            if job in self._jobs:
-                self._jobs.remove(job)
-                self._forget(job, len(job.units))
+        gone = set(jobs).intersection(self._jobs)
+        for job in gone:
+            self._forget(job, len(job.units))
+        if gone:
+            self._jobs = deque(job for job in self._jobs if job not in gone)
 
     def close(self) -> None:
         """End the threads when the queue is empty; what comes later is refused."""
@@ -203,11 +204,9 @@ class Batcher:
         room = min(max(int(self._pace * _SECONDS), _LEAST), _MOST)
         batch: list[_Slice] = []
         unfinished: list[_Job] = []
+        self._drop_given_up()
         while self._jobs and room > 0:
             job = self._jobs.popleft()
-            if job.future.cancelled():  # its client was told that time is up
-                self._forget(job, len(job.units))
-                continue
             start = stop = job.taken
             size, share = 0, room // (len(self._jobs) + 1)
             while stop < len(job.units) and (not size or size < share):
