@@ -72,6 +72,33 @@ def test_the_list_leads_to_the_map(show: Open, mapped: Server) -> None:
     expect(page.locator("#query")).to_have_value(told[0]["text"])
 
 
+def test_a_hit_can_be_chosen_before_the_map_is_there(show: Open, mapped: Server) -> None:
+    """The lists do not wait for the map: a hit's card opens at once, and the map goes to the hit when it comes."""
+    page = show(view="map", settled=1)
+    expect(page.locator("#map")).to_have_attribute("data-status", "ready")
+    computing = mapped.get("/map?index=corpus&points=false").json | {"status": "computing", "computing": True}
+    page.route("**/map?**", lambda route: route.fulfill(json=computing))
+    page.goto(f"{mapped.url}/?view=map&task=qa&q=git")
+    expect(page.locator("#map-message")).to_contain_text("Laying out")
+    told = asked(mapped, "qa", query="git")[0]["hits"]
+    page.locator(".map-hit").nth(2).click()
+    card = page.locator("#map-card")
+    expect(card).to_contain_text(told[2]["document_id"])
+    expect(card.get_by_role("button", name="Search for this")).to_be_visible()
+    page.mouse.move(1, 1)
+    # The page looks again while the map is computed, and what was chosen stays.
+    with page.expect_response("**/map?**"):
+        pass
+    expect(card).to_contain_text(told[2]["document_id"])
+    page.unroute("**/map?**")
+    expect(page.locator("#map")).to_have_attribute("data-lit", str(len(told)))
+    expect(card).to_contain_text(told[2]["document_id"])
+    # The chosen hit lies in the middle: a click there chooses it again, not the plane beside it.
+    page.locator("#map").click()
+    expect(card).to_contain_text(told[2]["document_id"])
+    expect(card.get_by_role("button", name="Search for this")).to_be_visible()
+
+
 def test_tasks_are_changed_beside_the_map(show: Open, mapped: Server) -> None:
     """The map has the columns' controls: tasks are chosen, added, removed and put in own words, and their hits light up."""
     page = show("qa", view="map", q=QUERY)

@@ -14,6 +14,7 @@ const AGAIN = 1000;
 // What the server told last; `at` says where chunks are that it was asked for, or that are on the map.
 let held = { index: null, map: null, at: new Map() };
 let shown = null;
+// The hits that have a place on the map.
 let lit = [];
 let timer = 0;
 let searchFor = () => {};
@@ -38,10 +39,12 @@ export function closeMap() {
 }
 
 export function openMap(state, answer) {
-  if (answer !== shown?.answer) pick(null);
-  shown = { answer, state };
-  const at = (chunk) => lit.find((one) => one.chunk === chunk) ?? null;
-  fillLists(answer, { hover: (chunk) => hover(at(chunk)), choose: (chunk) => choose(at(chunk)) });
+  const same = answer === shown?.answer;
+  if (!same) pick(null);
+  const hits = same ? shown.hits : together(answer, state);
+  shown = { answer, state, hits };
+  // The lists do not wait for the map: a hit can be chosen before it has a place there.
+  fillLists(answer, { hover: (chunk) => hover(hits.get(chunk) ?? null), choose: (chunk) => choose(hits.get(chunk)) });
   return look();
 }
 
@@ -57,6 +60,7 @@ async function look() {
     if (shown !== mine) return;
     lit = hits;
     paint();
+    if (lit.includes(awaited)) choose(awaited);
     if (held.map.computing) timer = setTimeout(look, AGAIN);
   } catch (error) {
     if (shown === mine) failed(error);
@@ -74,8 +78,9 @@ async function fetchMap({ state, answer }) {
   if (told.points !== held.map?.points) {
     const { x, y, chunk_id: chunks } = told.points ?? { chunk_id: [] };
     held = { index, map: told, at: new Map(chunks.map((id, i) => [id, [x[i], y[i]]])) };
-    // What was pointed at was a dot of the map before.
-    pick(null);
+    // A dot of the map before is no more; a hit stays one.
+    if (picked?.dot !== undefined) pick(null);
+    if (pointed?.dot !== undefined) hover(null);
   } else held = { ...held, index, map: told };
 }
 
@@ -93,13 +98,11 @@ function say(map) {
   byId("map").dataset.status = map.status;
 }
 
-// The hits of all tasks, each chunk once, with the place of each on the map.
-async function placed({ answer, state }) {
-  if (!answer || !held.map.points) return [];
-  const { at } = held;
+// The hits of all tasks, each chunk once.
+function together(answer, state) {
   const colours = coloursOf(state.columns);
   const hits = new Map();
-  answer.results.forEach((result, column) => {
+  (answer?.results ?? []).forEach((result, column) => {
     for (const hit of result.hits) {
       if (!hits.has(hit.chunk_id)) hits.set(hit.chunk_id, { chunk: hit.chunk_id, hit, colours: [], ranks: [], rank: Infinity });
       const one = hits.get(hit.chunk_id);
@@ -108,6 +111,12 @@ async function placed({ answer, state }) {
       one.rank = Math.min(one.rank, hit.rank);
     }
   });
+  return hits;
+}
+
+async function placed({ hits, state }) {
+  if (!hits.size || !held.map.points) return [];
+  const { at } = held;
   const missing = [...hits.keys()].filter((id) => !at.has(id));
   if (missing.length) {
     const found = (await mapOf(state.index, { chunks: missing.join(",") })).placed ?? {};
@@ -115,7 +124,7 @@ async function placed({ answer, state }) {
   }
   return [...hits.values()]
     .filter((one) => at.get(one.chunk))
-    .map((one) => ({ ...one, x: at.get(one.chunk)[0], y: at.get(one.chunk)[1] }))
+    .map((one) => Object.assign(one, { x: at.get(one.chunk)[0], y: at.get(one.chunk)[1] }))
     .sort((a, b) => a.ranks[0][0] - b.ranks[0][0] || a.ranks[0][1] - b.ranks[0][1]);
 }
 
@@ -140,8 +149,12 @@ function paint() {
 }
 
 let picked = null;
+let pointed = null;
+// A hit that was chosen before it had its place on the map.
+let awaited = null;
 
 function hover(found) {
+  pointed = found;
   plane.mark(found, picked?.chunk ?? null);
   for (const element of document.querySelectorAll(".map-hit.lit")) element.classList.remove("lit");
   if (found?.chunk !== undefined) for (const element of document.querySelectorAll(`.map-hit[data-chunk="${found.chunk}"]`)) element.classList.add("lit");
@@ -150,14 +163,15 @@ function hover(found) {
 
 function pick(found) {
   picked = found;
+  awaited = null;
   plane.mark(found, found?.chunk ?? null);
   card(found);
 }
 
 function choose(found) {
-  if (!found) return;
-  plane.lookAt(found);
   pick(found);
+  if (lit.includes(found)) plane.lookAt(found);
+  else awaited = found;
 }
 
 function step(by) {
