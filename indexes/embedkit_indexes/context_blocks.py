@@ -27,8 +27,8 @@ class AlsoIn:
 class Block:
     """A passage, and what it is cited by.
 
-    `text` is the document's text from character `start` to `end`; white space that lies between two chunks is not stored:
-    in prose it becomes one or two line breaks, in code as many line breaks and spaces as there were characters. `heading` is the path of title and headings over it, "" where the passage begins with them; `score` and
+    `text` is the document's text from character `start` to `end`; more than 64 characters of white space between two
+    chunks are shortened, and of an index that was written before they were stored they are line breaks. `heading` is the path of title and headings over it, "" where the passage begins with them; `score` and
     `chunk_ids` are the best score and all chunks of the passage. `cut` says that it ends early, for the budget. Where the
     place of a node of LlamaIndex's is not known, `start` and `end` are None.
     """

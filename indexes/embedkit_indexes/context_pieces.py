@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from embedkit.errors import InputError
-from embedkit_indexes.context_blocks import AlsoIn, Block, is_code
-from embedkit_indexes.context_gaps import gap_between
+from embedkit_indexes.context_blocks import AlsoIn, Block
 from embedkit_indexes.results import late_hits, own_text, place_of, shown_metadata
-from embedkit_indexes.segment_format import NODE_CONTENT
+from embedkit_indexes.segment_format import NODE_CONTENT, UNKNOWN_LEAD
 from embedkit_indexes.snapshot import Ranking
 
 if TYPE_CHECKING:
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
 
 # Of a chunk that was not found itself, but stands beside one that was.
 _NOT_FOUND = 1 << 60
-# Chunks before one that can begin before it and end after it: they overlap by a part of a chunk.
-_AROUND = 64
-# Characters between two that follow each other that are white space, where nothing tells what lies there.
+# Characters between two pieces that follow each other that are white space, where nothing tells what lies there.
 _LEAST_GAP = 2
+# White space between two pieces beyond which it is shortened.
+_MOST_GAP = 64
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,8 @@ class Piece:
 
     `document` tells its index and version too, of which `index` is the index alone. `rank` is its place among what was
     found, from 0. `start` and `end` are None where its place in the document is not known. `name` is what the chunk is
-    called within its document, and `next_name` what the following one is. It and all chunks before it reach to character
-    `covered` of the document, beyond `end` where it lies within one of them; None where that is not known. `lead` is the
-    white space before it, as far as it is known.
+    called within its document, and `next_name` what the following one is. `lead` is the white space before it, None
+    where that is not known.
     """
 
     document: tuple[str, str]
@@ -55,8 +53,7 @@ class Piece:
     metadata: Mapping[str, Any]
     also_in: tuple[AlsoIn, ...] = ()
     index: str = ""
-    covered: int | None = None
-    lead: str = ""
+    lead: str | None = None
 
     @property
     def found(self) -> bool:
@@ -82,15 +79,16 @@ def piece_of(hit: SearchHit, rank: int) -> Piece:
         known = not before or (before.endswith("\n") and "\n" not in before[:-1])
         if known:
             text, heading = text[len(before) :], before[:-1]
-    covered, lead = _before(hit, text) if known else (None, "")
-    cells, _ = place_of(hit)
+    cells, row = place_of(hit)
+    lead = cells.cell(row, "lead") if known and cells is not None else UNKNOWN_LEAD
     # Within a segment, and from the first to the last id of its chunks, a document has one version.
     version = cells.folder.name if cells else hit.chunk_id - hit.position if hit.chunk_id >= 0 else ""
     index = _index(hit)
     return Piece(
         (f"{index}\n{version}", hit.document_id), hit.position, hit.position + 1, text,
         hit.start if known else None, hit.end if known else None, rank, score, hit.title, heading, hit.source,
-        hit.lang, hit.chunk_id, shown_metadata(hit.metadata), (), index, covered, lead,
+        hit.lang, hit.chunk_id, shown_metadata(hit.metadata), (), index,
+        None if lead == UNKNOWN_LEAD else lead,
     )  # fmt: skip
 
 
@@ -98,28 +96,6 @@ def _index(hit: SearchHit) -> str:
     """Return the directory of a hit's index; of a copy what it says itself."""
     cells, _ = place_of(hit)
     return hit.index if cells is None else str(cells.folder.parent.absolute())
-
-
-def _before(hit: SearchHit, text: str) -> tuple[int | None, str]:
-    """Return where a hit and the chunks before it end, and in code the white space before it."""
-    cells, row = place_of(hit)
-    if cells is None:
-        return None, ""
-    ends = []
-    for at in range(row - 1, max(-1, row - 1 - _AROUND), -1):
-        if cells.cell(at, "document_id") != hit.document_id:
-            break
-        ends.append(cells.cell(at, "end"))
-    covered = max([*ends, hit.end])
-    if not ends or not is_code(hit.lang):
-        return covered, ""
-    # A chunk ends with its document's own text.
-    last = cells.cell(row - 1, "text")
-    if (gap := hit.start - max(ends)) > 0:
-        return covered, gap_between(last, text, gap, True)
-    shared = ends[0] - hit.start
-    line = last[: len(last) - shared].rpartition("\n")[2] if shared > 0 else ""
-    return covered, "" if line.strip() else f"\n{line}"
 
 
 def _piece_of_node(hit: SearchHit, record: Mapping[str, Any], rank: int, score: float) -> Piece:
@@ -209,17 +185,10 @@ def joined(pieces: Iterable[Piece]) -> list[Run]:
     known = [p for p in pieces if p.start is not None]
     runs: list[Run] = []
     tail: Piece | None = None
-    covered: dict[int | str | None, int | None] = {0: 0}
-    for found in sorted(known, key=lambda p: (p.start or 0, -(p.end or 0))):
-        piece = found
-        if piece.covered is None and (before := covered.get(piece.name)) is not None:
-            piece = replace(piece, covered=max(before, piece.end or 0))
-        covered[piece.next_name] = piece.covered
+    for piece in sorted(known, key=lambda p: (p.start or 0, -(p.end or 0))):
         part = None if tail is None else _continued(tail, runs[-1].pieces[-1], piece)
         if part is None:
-            _, begins_line, indent = piece.lead.rpartition("\n")
-            indent = indent if begins_line else ""
-            runs.append(Run((piece,), ((piece.start or 0, indent, piece.text),)))
+            runs.append(Run((piece,), ((piece.start or 0, _indent(piece.lead), piece.text),)))
             tail = piece
             continue
         last = runs[-1]
@@ -242,12 +211,18 @@ def _continued(tail: Piece, last: Piece, piece: Piece) -> tuple[int, str, str] |
     follows, gap = piece.name in (tail.next_name, last.next_name), start - done
     if not gap:
         return (start, "", piece.text) if follows or isinstance(piece.name, int) else None
-    # White space alone lies between a chunk and what all before it reach to; it is stored in neither.
-    if not follows or (gap > _LEAST_GAP if last.covered is None else last.covered > done):
+    if piece.lead is None:
+        return (start, "\n" * gap, piece.text) if follows and gap <= _LEAST_GAP else None
+    if gap > len(piece.lead):
         return None
-    if len(piece.lead) == gap:
-        return start, piece.lead, piece.text
-    return start, gap_between(tail.text, piece.text, gap, is_code(piece.lang)), piece.text
+    white = piece.lead[-gap:] if gap <= _MOST_GAP else f"\n\n{_indent(piece.lead)}"
+    return start, white, piece.text
+
+
+def _indent(lead: str | None) -> str:
+    """Return what follows the last line break, "" where there is none."""
+    _, line_break, indent = (lead or "").rpartition("\n")
+    return indent if line_break and len(indent) <= _MOST_GAP else ""
 
 
 def unique(pieces: Sequence[Piece]) -> list[Piece]:

@@ -13,7 +13,7 @@ from embedkit_indexes.cells import Cells, damaged
 from embedkit_indexes.durable import Pin
 from embedkit_indexes.manifest import SegmentRecord
 from embedkit_indexes.rows import RowSet
-from embedkit_indexes.segment_format import CHUNKS, DOCUMENTS, HASH_BYTES, VECTORS
+from embedkit_indexes.segment_format import CHUNKS, DOCUMENTS, HASH_BYTES, VECTORS, chunk_schema, with_lead
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,6 +144,8 @@ class Segment:
         batches = self._open(CHUNKS)
         if (found := sum(b.num_rows for b in batches)) != len(self):
             raise CorruptIndexError(f"{self.folder / CHUNKS} holds {found} chunks, not {len(self)}")
+        if batches[0].schema.names == [name for name in chunk_schema().names if name != "lead"]:
+            return [with_lead(b) for b in batches]
         return batches
 
     def map(self) -> None:

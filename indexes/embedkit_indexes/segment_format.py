@@ -18,6 +18,8 @@ CHUNKS = "chunks.arrow"
 DOCUMENTS = "documents.arrow"
 VECTORS = "vectors.arrow"
 HASH_BYTES = 16
+# In place of the white space before a chunk, where that is not known.
+UNKNOWN_LEAD = "?"
 # What a program stores for itself beside a user's metadata, under names that begin so: shown nowhere.
 HIDDEN = "_node_"
 # A node of LlamaIndex's as JSON, and where its own text stands in the chunk's: [start, end].
@@ -40,10 +42,26 @@ def chunk_schema() -> pa.Schema:
             ("source", pa.string()),
             ("start", pa.int64()),
             ("end", pa.int64()),
+            ("lead", pa.string()),
             ("metadata", pa.string()),
             ("hash", pa.binary(HASH_BYTES)),
         ]
     )
+
+
+def with_lead(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the columns of chunks; `lead` is unknown to an index that was written before it was stored."""
+    import pyarrow as pa
+
+    schema = chunk_schema()
+    known = batch.schema.names
+    columns = [
+        pa.repeat(UNKNOWN_LEAD, batch.num_rows)
+        if f.name == "lead" and f.name not in known
+        else batch.column(f.name)
+        for f in schema
+    ]
+    return pa.record_batch(columns, schema=schema)
 
 
 def document_schema() -> pa.Schema:
@@ -105,6 +123,7 @@ def chunk_row(chunk: Chunk, metadata: str) -> tuple[Any, ...]:
         d.source,
         chunk.start,
         chunk.end,
+        chunk.lead,
         metadata,
     )
 

@@ -23,6 +23,7 @@ from embedkit_indexes.segment_format import (
     document_schema,
     id_key,
     stored_metadata,
+    with_lead,
 )
 
 if TYPE_CHECKING:
@@ -175,8 +176,7 @@ class SegmentWriter:
         import numpy as np
         import pyarrow as pa
 
-        schema = chunk_schema()
-        chunks = pa.record_batch([batch.column(f.name) for f in schema], schema=schema)
+        chunks = with_lead(batch)
         vectors = batch.column("vector")
         flat = vectors.flatten().to_numpy(zero_copy_only=False)
         metadata = [json.loads(m) for m in chunks.column("metadata").to_pylist()]

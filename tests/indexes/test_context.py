@@ -162,15 +162,6 @@ def test_chunks_of_a_whole_document_are_one_block() -> None:
     assert block.score == hits[-1].score, "of the chunk that was found first"
 
 
-def test_white_space_between_chunks_is_a_line_break_or_two() -> None:
-    """Paragraphs that are chunks of their own stay paragraphs when they are merged."""
-    paragraphs = [" ".join(f"{c}{i}" for i in range(28)) for c in "pqrs"]
-    hits = hits_of([Document("d", "\n\n\n".join(paragraphs), source="s")])
-    assert len(hits) == len(paragraphs)
-    (block,) = build_context(hits, ContextConfig(10_000)).blocks
-    assert block.text == "\n\n".join(paragraphs)
-
-
 def test_chunks_apart_are_blocks_apart() -> None:
     """Two chunks with an unseen one between them are cited each by itself, and never joined over the gap."""
     hits = hits_of([numbered("a", 90)])

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from embedkit import get_embedder
 from embedkit_indexes import ChunkConfig, ContextConfig, Document, Index, build_context
-from embedkit_indexes.context_gaps import gap_between
+from embedkit_indexes.corpus.records import Form
+from embedkit_indexes.exchange import _digest
+from embedkit_indexes.manifest import text_of
 from tests.indexes.conftest import HashEmbedder
-from tests.indexes.test_context import CHUNKS, folded, hits_of, numbered
+from tests.indexes.test_context import CHUNKS, folded, numbered
 
 # The splitter cuts it into chunks of which the second lies within the first, and the third begins after both.
 NESTED = "``` e.g. law [2][3] ## moon e.g. ``` river cancel\tplan refund follows\n```\n"
@@ -149,33 +155,123 @@ def test_code_keeps_its_indentation(
             assert CODE[block.start : block.end] == block.text
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "gap"),
-    [
-        ("def f():\n    return 1", "def g():\n    return 2", "\n\n\n"),
-        ("def f():", "return 1", "\n    "),
-        ("x = 1", "y = 2", "\n"),
-        ("raise ValueError('what was", "wrong')", " "),
-        ("# what's said (of x", "x = 1", "\n"),
-        ("call(one, two,", "three)\nreturn 1", " "),
-        ("class A:\n  def f(self):\n    return 1", "def g(self):\n    return 2", "\n\n  "),
-        ("class A:\n  def f(self):\n    return 1", "x = 2\nif x:\n  f()", "\n\n\n"),
-        ("func f() {\n\tif a {\n\t\tb()", "c()\n\t}\n}", "\n\t\t"),
-        ("def f():\n    return 1", "x = 3", "\n" * 40),
-    ],
-)
-def test_the_likeliest_white_space_in_code(before: str, after: str, gap: str) -> None:
-    """Of as many characters as lie between two chunks, breaks and indentation are told apart by the lines around."""
-    assert gap_between(before, after, len(gap), True) == (gap if len(gap) < 40 else "\n\n")
-    assert gap_between(before, after, len(gap), False) == "\n\n"[: len(gap)]
+MARKDOWN = """# Plans
+
+Cancel a plan like this:
+
+```python
+def cancel(plan, money):
+    if plan.open:
+
+        plan.close(money)
+    return plan
+```
+
+- refund
+    - by card, which takes
+      three days
+    - by cheque
+
+One line
+and the next.   Two spaces before this.\u3000全角の空白。
+"""
 
 
-def test_copies_of_hits_are_joined_where_nothing_can_lie_between(embedder: HashEmbedder) -> None:
-    """Hits without an index are joined over more than two characters only with all chunks before them."""
-    paragraphs = [" ".join(f"{c}{i}" for i in range(28)) for c in "pqrs"]
-    hits = hits_of([Document("d", "\n\n\n".join(paragraphs), source="s")])
-    assert [len(b.chunk_ids) for b in build_context(hits, ContextConfig(10_000)).blocks] == [4]
-    assert [len(b.chunk_ids) for b in build_context(hits[1:], ContextConfig(10_000)).blocks] == [1, 1, 1]
+@pytest.mark.parametrize("tokens", [8, 12, 20])
+@pytest.mark.parametrize("form", ["markdown", "text"])
+def test_white_space_between_chunks_is_what_it_was(
+    tmp_path: Path, embedder: HashEmbedder, tokens: int, form: Form
+) -> None:
+    """Fences keep their indentation, lines and lists theirs: before and after compaction, and through an export."""
+    config = ChunkConfig(max_tokens=tokens, overlap_tokens=2, context=False)
+    document = Document("plans.md", MARKDOWN, source="plans.md", lang="en", form=form)
+    Index.build(tmp_path / "i", [document], embedder, chunking=config)
+    index = Index.open(tmp_path / "i", embedder)
+
+    def check(index: Index) -> None:
+        found = index.search("cancel refund money", k=50).hits
+        hits = [hit for hit in found if hit.document_id == document.id]
+        assert len(hits) > 3
+        (block,) = build_context(hits[:1], ALL).blocks
+        assert (block.text, block.start) == (MARKDOWN.strip(), 0)
+        for hit in hits:
+            for block in build_context([hit], ContextConfig(expand=1)).blocks:
+                assert MARKDOWN[block.start : block.end] == block.text
+
+    check(index)
+    index.add([Document("other", "Nothing of this.")])
+    index.compact()
+    check(index)
+    index.export(tmp_path / "i.parquet")
+    Index.restore(tmp_path / "again", tmp_path / "i.parquet")
+    check(Index.open(tmp_path / "again", embedder))
+
+
+def test_much_white_space_is_shortened(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """Of a hundred blank lines a paragraph's break is left, and the next line's indentation; places stay right."""
+    text = " ".join(f"a{i}" for i in range(28)) + "\n" * 100 + "    " + " ".join(f"b{i}" for i in range(28))
+    Index.build(tmp_path / "i", [Document("d", text)], embedder, chunking=CHUNKS)
+    (block,) = build_context(Index.open(tmp_path / "i", embedder).search("a1 b1", k=9).hits, ALL).blocks
+    assert block.text == text.replace("\n" * 100, "\n\n")
+    assert (block.start, block.end) == (0, len(text))
+
+
+def _without_leads(folder: Path) -> None:
+    """Make of an index one as it was written before the white space was stored."""
+    (file,) = folder.glob("segment-*/chunks.arrow")
+    with pa.OSFile(str(file)) as source:
+        table = pa.ipc.open_file(source).read_all().drop_columns(["lead"])
+    with pa.ipc.new_file(str(file), table.schema) as out:
+        out.write_table(table)
+    manifest = folder / "embedkit.json"
+    data = json.loads(manifest.read_text())
+    data.pop("checksum")
+    told = data["segments"][0]["files"][file.name]
+    told |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    manifest.write_text(text_of(data))
+
+
+def _export_without_leads(path: Path) -> Path:
+    """Write an export anew as it was written before."""
+    file = pq.ParquetFile(path)
+    (batch,) = file.read_row_group(0).drop_columns(["lead"]).combine_chunks().to_batches()
+    told = {b"embedkit": file.schema_arrow.metadata[b"embedkit"]}
+    with pq.ParquetWriter(path, batch.schema.with_metadata(told)) as out:
+        out.write_batch(batch)
+        out.add_key_value_metadata({b"embedkit.sha256": json.dumps([_digest(batch)])})
+    return path
+
+
+def test_an_index_without_its_white_space_is_read_and_changed(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """One that was written before it was stored: chunks over a line break or two are joined, others stand apart."""
+    old = Document("old", "\n\n".join(" ".join(f"{c}{i}" for i in range(28)) for c in "pq"), source="o")
+    wide = Document("wide", "\n\n\n".join(" ".join(f"{c}{i}" for i in range(28)) for c in "rs"), source="w")
+    Index.build(tmp_path / "i", [old, wide], embedder, chunking=CHUNKS)
+    _without_leads(tmp_path / "i")
+    index = Index.open(tmp_path / "i", embedder)
+    index.verify()
+
+    def texts() -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for block in build_context(index.search("p1 q1 r1 s1", k=50).hits, ALL).blocks:
+            found.setdefault(block.document_id, []).append(block.text)
+        return {name: sorted(texts) for name, texts in found.items()}
+
+    expected = {"old": [old.text], "wide": wide.text.split("\n\n\n")}
+    assert texts() == expected
+    index.export(tmp_path / "i.parquet")
+    new = Document("new", "\n\n\n".join(" ".join(f"{c}{i}" for i in range(28)) for c in "tu"), source="n")
+    index.add([new])
+    expected["new"] = [new.text]
+    assert texts() == expected
+    index.compact()
+    assert texts() == expected
+    index.verify()
+    restored = Index.restore(tmp_path / "again", _export_without_leads(tmp_path / "i.parquet"))
+    assert restored.documents == 2
+    index = Index.open(tmp_path / "again", embedder)
+    del expected["new"]
+    assert texts() == expected
 
 
 def counted(calls: list[str]) -> Callable[[str], int]:

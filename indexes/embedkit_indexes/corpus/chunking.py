@@ -24,6 +24,7 @@ _WINDOW_CHARACTERS = 1_000_000
 _CHARACTERS_A_TOKEN = 16.0
 _FILL = 0.9
 _CONTEXT_SHARE = 4
+_LEAD = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,9 +318,11 @@ class _Chunker:
         report.truncated_chunks += truncated > 0
         self._cover(state, piece.start, piece.end)
         state.position += 1
+        before = state.document.text[max(0, piece.start - _LEAD) : piece.start]
         return Chunk(
-            state.document, state.position - 1, piece.text, piece.start, piece.end, piece.tokens, truncated
-        )
+            state.document, state.position - 1, piece.text, piece.start, piece.end, piece.tokens, truncated,
+            before[len(before.rstrip()) :],
+        )  # fmt: skip
 
     def _cover(self, state: _State, start: int, end: int) -> None:
         if start > state.covered:

@@ -36,7 +36,8 @@ class Chunk:
 
     `text` is what is embedded: the piece, after its title or heading where there is one. `start` and
     `end` are character offsets of the piece in the document's text; `tokens` counts what the embedder
-    sees, special tokens included; `truncated` counts the tokens beyond its `max_length`.
+    sees, special tokens included; `truncated` counts the tokens beyond its `max_length`. `lead` is
+    the white space before `start`, its last 1,000 characters at most.
     """
 
     document: Document
@@ -46,6 +47,7 @@ class Chunk:
     end: int
     tokens: int
     truncated: int = 0
+    lead: str = ""
 
 
 @dataclass(frozen=True, slots=True)
