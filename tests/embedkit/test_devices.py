@@ -46,7 +46,7 @@ def test_two_processes_equal_one_and_fail_aloud(tmp_path: Path) -> None:
     del double, pool
     gc.collect()
     for process in processes:
-        process.join(timeout=10)
+        process.join(timeout=60)
         assert not process.is_alive()
 
 

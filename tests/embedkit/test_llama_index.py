@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class TaskEmbedder(Embedder):
         self.info = EmbedderInfo("task-embedder", 4, 512, "mean", weights, instruction_trained=True)
         self.calls: list[list[str]] = []
         self.delay = 0.0
+        self.until: Callable[[], bool] | None = None
         self.running = self.most = 0
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -50,6 +51,9 @@ class TaskEmbedder(Embedder):
         self.running += 1
         self.most = max(self.most, self.running)
         time.sleep(self.delay)
+        end = time.monotonic() + 30
+        while self.until and not self.until() and time.monotonic() < end:
+            time.sleep(0.001)
         self.running -= 1
         return np.array([self._place(text) for text in texts])
 
@@ -145,8 +149,9 @@ async def test_event_loop_stays_free(embedding: EmbedkitEmbedding) -> None:
     """While the model works, the event loop goes on; calls take turns in a model that serves one at a time."""
     model = embedding._model.embedder
     assert isinstance(model, TaskEmbedder)
-    model.delay = 0.1
     ticks = 0
+    # Each of the three calls goes on until the loop has.
+    model.until = lambda: ticks >= 20 * len(model.calls)
 
     async def tick() -> None:
         nonlocal ticks
@@ -161,7 +166,7 @@ async def test_event_loop_stays_free(embedding: EmbedkitEmbedding) -> None:
         embedding.aget_text_embedding_batch(["a", "b", "c"]),
     )
     ticking.cancel()
-    assert ticks >= 20
+    assert len(model.calls) == 3 and ticks >= 60
     assert model.most == 1
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -252,15 +252,17 @@ def test_nodes_survive_unchanged(tmp_path: Path, embedder: HashEmbedder, before:
 
 
 class Watched(HashEmbedder):
-    """Say what was embedded, and take a while over it."""
+    """Say what was embedded, and take as long over it as is wanted."""
 
-    def __init__(self, delay: float = 0.0) -> None:
+    def __init__(self, until: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
         self.seen: list[str] = []
-        self.delay = delay
+        self.until = until
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        time.sleep(self.delay)
+        end = time.monotonic() + 30
+        while not self.until() and time.monotonic() < end:
+            time.sleep(0.001)
         self.seen += texts
         return super()._embed(texts)
 
@@ -380,7 +382,8 @@ def test_another_embedder_is_refused(store: EmbedkitVectorStore) -> None:
 
 async def test_async_forms(tmp_path: Path, both: Both) -> None:
     """Every async form does what the other one does, and the event loop goes on meanwhile."""
-    ours, ticks = EmbedkitVectorStore(tmp_path / "i", Watched(0.02)), 0
+    ticks = 0
+    ours = EmbedkitVectorStore(tmp_path / "i", Watched(lambda: ticks > 20))
 
     async def tick() -> None:
         nonlocal ticks
