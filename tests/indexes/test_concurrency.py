@@ -195,6 +195,9 @@ def test_threads_search_while_the_index_changes(tmp_path: Path) -> None:
         thread.start()
     for edition in range(1, 6):
         next_edition(index, edition)
+    until = time.monotonic() + 60
+    while len(seen) < 2 and not failures and time.monotonic() < until:
+        time.sleep(0.01)
     done.set()
     for thread in threads:
         thread.join(timeout=60)

@@ -28,16 +28,19 @@ from tests.indexes.conftest import HashEmbedder
 
 def documents():
     yield Document("b", "more text", lang="en")
+    runs, says = os.pipe()
     child = ctypes.CDLL(None).fork() if sys.argv[2] == "unseen" else os.fork()
     if child == 0:
         if sys.argv[2] == "returns":
             raise SystemExit(0)
+        os.write(says, b"1")
         time.sleep(120)
         os._exit(0)
     print(child, flush=True)
     if sys.argv[2] == "returns":
         os.waitpid(child, 0)
     else:
+        os.read(runs, 1)  # what a child does first of all, it has done
         os.kill(os.getpid(), signal.SIGKILL)
 
 Index.open(sys.argv[1], HashEmbedder()).add(documents())
@@ -90,7 +93,7 @@ def test_a_lock_that_outlives_its_owner_is_told_as_such(
     ):
         index.add([Document("c", "other text", lang="en")])
     os.kill(child, signal.SIGKILL)
-    for _ in range(100):
+    for _ in range(1000):
         try:
             assert index.add([Document("c", "other text", lang="en")]).documents == 2
             break
