@@ -247,8 +247,9 @@ class Batcher:
                 job.done += stop - start
                 if job.done == len(job.units):
                     complete.append(job)
-        _settle(complete)
+        # First: whoever has an answer finds its batch in the figures.
         self._on_batch(texts, seconds)
+        _settle(complete)
 
     def _failed(self, batch: Sequence[_Slice], error: Exception) -> None:
         """Find the request whose text the embedder fails on, so that the others get their answers."""

@@ -156,6 +156,8 @@ def test_a_request_given_up_is_not_encoded(embedder: Scripted) -> None:
         gone.cancel()
         gone_too.cancel()
         await asyncio.wait([gone, gone_too])
+        while batcher.waiting > 1:  # the thread is told as soon as it waits
+            await asyncio.sleep(0)
         # Their places are free at once, though the model is still at work.
         comes = asyncio.create_task(batcher.encode(units(*["comes"] * 4)))
         await asyncio.sleep(0)
