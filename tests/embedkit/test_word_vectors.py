@@ -58,7 +58,11 @@ def _is_number(word: str) -> bool:
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(words=words_strategy, dim=st.integers(3, 9))
 def test_round_trip(tmp_path: Path, form: str, suffix: str, words: list[str], dim: int) -> None:
     """Every layout, gzipped or not, gives back the words and the exact float32 vectors written."""
@@ -155,7 +159,11 @@ def test_binary_with_wrong_dimension(tmp_path: Path) -> None:
         read_word_vectors(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     form=st.sampled_from(FORMATS), cut=st.integers(0, 400), junk=st.binary(max_size=40), zipped=st.booleans()
 )

@@ -284,10 +284,10 @@ def _run(examples: int, steps: int, **options: Any) -> None:
 
 def test_changes_in_miniature() -> None:
     """Six sequences of up to 14 changes."""
-    _run(6, 14, derandomize=True, database=None, phases=[Phase.generate])
+    _run(6, 14, phases=[Phase.generate])
 
 
 @pytest.mark.soak
 def test_changes() -> None:
     """Two hundred sequences of up to 40 changes."""
-    _run(200, 40)
+    _run(200, 40, derandomize=False)
