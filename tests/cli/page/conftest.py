@@ -17,7 +17,7 @@ from tests.cli.conftest import SAMPLE, _run
 from tests.cli.server.conftest import Server, launch
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 QUERY = "How do I undo my last git commit?"
 # Letters outside the Basic Multilingual Plane: two units of JavaScript's, one character of Python's.
@@ -98,7 +98,7 @@ def browser() -> Iterator[Browser]:
             pytest.fail(reason)
         pytest.skip(reason)
     # Chromium's sandbox does not start for root.
-    sync_api.expect.set_options(timeout=30_000)
+    sync_api.expect.set_options(timeout=60_000)
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if root else [])
@@ -134,8 +134,9 @@ def show(browser: Browser, site: Server) -> Iterator[Open]:
         )
         asked = [*state.items(), *(("task", name) for name in columns)]
         page.goto(f"{server.url}/?{urlencode(asked)}")
-        if state.get("q") and "settled" not in state:
-            # The page is busy from the moment the columns are there until they are filled.
+        if "settled" not in state:
+            # The page is busy from the moment the columns are there until they are filled; before they are, it writes
+            # over what is typed.
             sync_api.expect(
                 page.locator("body:not(.busy) :is(#columns, #map-lists) section").first
             ).to_be_attached()
@@ -151,14 +152,30 @@ def show(browser: Browser, site: Server) -> Iterator[Open]:
 
 def until(page: Page, expression: str, argument: Any = None) -> None:
     """Wait until an expression holds; Playwright's own way of waiting is what the page's policy forbids."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not page.evaluate(expression, argument):
         assert time.monotonic() < end, expression
         page.wait_for_timeout(50)
 
 
+def first_held(held: list[Route], page: Page) -> Route:
+    """Wait until a request is held, and return it."""
+    end = time.monotonic() + 60
+    while not held:
+        assert time.monotonic() < end, "nothing was asked"
+        page.wait_for_timeout(50)
+    return held[0]
+
+
+def settled(page: Page) -> None:
+    """Wait until what was asked is answered: until then what was found before stays."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    sync_api.expect(page.locator("body:not(.busy)")).to_be_attached()
+
+
 def documents(page: Page, column: int) -> list[str]:
-    """Return the chunk ids of a column's hits, best first."""
+    """Return the chunk ids of a column's hits, best first, once what was asked is answered."""
+    settled(page)
     found = page.locator(".column").nth(column).locator(".hit")
     return [str(chunk) for chunk in found.evaluate_all("all => all.map((hit) => hit.dataset.chunk)")]
 

@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from tests.cli.page.conftest import QUERY, Open
+from tests.cli.page.conftest import QUERY, Open, documents, first_held
 from tests.cli.server.conftest import Server, launch
 
 if TYPE_CHECKING:
@@ -136,3 +137,35 @@ def test_a_key_is_asked_for_and_a_server_that_is_gone_is_told(
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("The server does not answer: it may have stopped")
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_what_is_typed_before_the_page_is_ready_is_searched_for(show: Open) -> None:
+    """On a slow network a query is typed, sent and looked at on the map while the page still asks for its indexes."""
+    page = show()
+    held: list[Route] = []
+    page.route("**/indexes", lambda route: held.append(route))  # noqa: PLW0108 – Playwright takes no built-in
+    page.reload()
+    first_held(held, page)
+    page.locator("#query").fill(QUERY)
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Map").click()
+    page.locator("#query").fill("and more")
+    held[0].continue_()
+    expect(page.locator(".map-list").first.locator(".map-hit")).to_have_count(10)
+    assert dict(parse_qsl(urlsplit(page.url).query)) == {"q": QUERY, "view": "map"}
+    expect(page.locator("#query")).to_have_value("and more")
+
+
+def test_what_is_typed_and_not_sent_stays(show: Open) -> None:
+    """A task that is changed meanwhile is searched under for the old query; the new one waits for Enter."""
+    page = show("qa", q=QUERY)
+    page.locator("#query").fill("a new question")
+    page.locator(".task").first.select_option("topic")
+    expect(page.locator(".column").first).to_have_attribute("aria-label", "Task topic")
+    assert documents(page, 0)
+    assert ("q", QUERY) in parse_qsl(urlsplit(page.url).query)
+    expect(page.locator("#query")).to_have_value("a new question")
+    page.locator("#query").press("Enter")
+    expect(page).to_have_title("a new question · embedkit")
+    page.go_back()
+    expect(page.locator("#query")).to_have_value(QUERY)

@@ -23,6 +23,8 @@ let tasks = [];
 let answer = null;
 let asked = null;
 let tries = 0;
+// The query that stands in the box, unless another is being typed.
+let drawn = "";
 
 async function start() {
   try {
@@ -58,7 +60,9 @@ const served = () => indexes.find((one) => one.name === state.index) ?? indexes[
 
 function draw() {
   const index = served();
-  byId("query").value = state.q;
+  // What is typed and not sent yet stays.
+  if (state.q !== drawn) byId("query").value = state.q;
+  drawn = state.q;
   byId("mode").value = state.mode;
   byId("k").value = state.k;
   byId("where").value = state.where;
@@ -213,7 +217,8 @@ function listen() {
   byId("search").addEventListener("submit", (event) => {
     event.preventDefault();
     const k = Math.min(100, Math.max(1, byId("k").valueAsNumber || DEFAULTS.k));
-    change({ q: byId("query").value, mode: byId("mode").value, k, where: byId("where").value });
+    drawn = byId("query").value;
+    change({ q: drawn, mode: byId("mode").value, k, where: byId("where").value });
   });
   for (const id of ["mode", "k", "where"]) byId(id).addEventListener("change", () => byId("search").requestSubmit());
   byId("index").addEventListener("change", async () => {
@@ -228,11 +233,13 @@ function listen() {
   });
   for (const view of ["search", "map"]) {
     byId(`view-${view}`).addEventListener("click", (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey || !indexes.length) return;
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
       const before = answer;
       state = { ...state, view };
       history.pushState(null, "", addressOf(state));
+      // As in `change`; the link itself does not know yet what was typed.
+      if (!indexes.length) return;
       draw();
       answer = before;
       if (answer) show();
