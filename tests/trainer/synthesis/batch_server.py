@@ -5,6 +5,7 @@
 prints its port. LOG gets one line of JSON for each request that changes something. RULES is a JSON object:
 
 looks       after how many looks a batch has ended (1), or {"0": n}: the first one
+until       a path: no batch has ended before something is there
 slow        {"files": s, "batches": s}: seconds between doing what the first such request asks for and saying so
 refuse      {"files" | "batches" | "content" | "list": [status, code, times]}
 status      {"1": "expired"}: how the n-th batch ends
@@ -101,7 +102,8 @@ class State:
             self.log(event="look", batch=key)
             looks = self.rules.get("looks", 1)
             looks = looks[key.removeprefix("batch_")] if isinstance(looks, dict) else looks
-            if batch["status"] == "in_progress" and batch["looks"] >= looks:
+            may_end = batch["looks"] >= looks and Path(self.rules.get("until", ".")).exists()
+            if batch["status"] == "in_progress" and may_end:
                 self._end(batch)
             return batch
 

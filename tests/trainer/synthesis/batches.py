@@ -20,18 +20,8 @@ COUNT = 12
 ROOT = Path(__file__).parents[3]
 
 
-class Batches(Scripted):
-    """A running server of batches; its log is read while it is written."""
-
-    @property
-    def requests(self) -> list[dict[str, Any]]:
-        """What was done so far."""
-        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 @contextmanager
-def batch_server(folder: Path, **rules: Any) -> Iterator[Batches]:
+def batch_server(folder: Path, **rules: Any) -> Iterator[Scripted]:
     """Run a server of the Batch API with these rules as a process on loopback."""
     log = folder / "batches.log"
     log.touch()
@@ -39,7 +29,7 @@ def batch_server(folder: Path, **rules: Any) -> Iterator[Batches]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None
-        yield Batches(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", log)
+        yield Scripted(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", log)
     finally:
         process.kill()
         process.wait()

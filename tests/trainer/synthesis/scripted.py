@@ -24,8 +24,9 @@ class Scripted:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        """What was asked so far."""
-        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        """What was asked so far: the log is read while it is written."""
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 @contextmanager

@@ -129,12 +129,14 @@ def test_half_the_price(tmp_path: Path) -> None:
     [
         ("upload", {"slow": {"files": 30}}, ""),
         ("create", {"slow": {"batches": 30}}, ""),
-        ("look", {"looks": 15}, ""),
+        ("look", {"until": "killed"}, ""),
         ("storing", {}, _KILLED_WHILE_STORING),
     ],
 )
 def test_killed(moment: str, rules: dict[str, Any], before: str, tmp_path: Path) -> None:
     """SIGKILL after the upload, after a batch was made, between looks and amid storing: no request is sent twice."""
+    if "until" in rules:
+        rules = {**rules, "until": str(tmp_path / rules["until"])}
     with batch_server(tmp_path, **rules) as server:
         config = batch_config(tmp_path, server.url, batch="requests = 8")
         process = subprocess.Popen([sys.executable, "-c", _COMMAND.format(before=before), str(config)])
@@ -144,6 +146,7 @@ def test_killed(moment: str, rules: dict[str, Any], before: str, tmp_path: Path)
                 break
             time.sleep(0.01)
         assert process.wait() == -signal.SIGKILL
+        (tmp_path / "killed").touch()
         killed_at = len(sent_batches(server))
         report = generate(load_synthesis(config), batch=True)
         assert set(sent_requests(server).values()) == {1}
@@ -157,15 +160,16 @@ def test_killed(moment: str, rules: dict[str, Any], before: str, tmp_path: Path)
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT for a process")
 def test_ctrl_c_leaves_batches_at_the_server(tmp_path: Path) -> None:
     """SIGINT ends the command with exit code 2 and says that the same command fetches what goes on; it then does."""
-    with batch_server(tmp_path, looks=20) as server:
+    with batch_server(tmp_path, until=str(tmp_path / "stopped")) as server:
         config = batch_config(tmp_path, server.url)
         command = [sys.executable, "-m", "embedkit_cli.main", "synth", "generate", str(config)]
         process = subprocess.Popen([*command, "--batch"], stderr=subprocess.PIPE, text=True)
         while not any(event["event"] == "look" for event in server.requests):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=120)
         assert process.returncode == 2
+        (tmp_path / "stopped").touch()
         assert "batches go on at the server" in told
         assert "12 requests left, 12 of them in batches" in told
         with pytest.raises(

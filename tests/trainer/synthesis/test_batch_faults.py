@@ -171,8 +171,8 @@ def test_what_passes(status: int, tmp_path: Path) -> None:
 
 def test_a_batch_that_was_made_though_nobody_said_so(tmp_path: Path) -> None:
     """Where the answer to a batch's making is lost it is found by its key, and not made again."""
-    with batch_server(tmp_path, slow={"batches": 2}) as server:
-        report = run_batches(tmp_path, server.url, "timeout = 0.5")
+    with batch_server(tmp_path, slow={"batches": 8}) as server:
+        report = run_batches(tmp_path, server.url, "timeout = 3")
         assert report.rows == {"sts": COUNT}
         assert len(sent_batches(server)) == 1
         made = next(event for event in server.requests if event["event"] == "create")

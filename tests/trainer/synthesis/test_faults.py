@@ -44,7 +44,7 @@ def _failures(folder: Path) -> list[dict[str, Any]]:
         ({"fault": "cut"}, ""),
         ({"fault": "closed"}, ""),
         ({"fault": "raw", "value": "<html>busy</html>"}, ""),
-        ({"fault": "timeout", "every": 4}, "timeout = 0.4"),
+        ({"fault": "timeout", "every": 4}, "timeout = 2"),
         ({"fault": "unstructured", "tries": 0}, ""),
         ({"fault": "text", "value": "```json\nANSWER\n```", "tries": 0}, ""),
         ({"fault": "text", "value": "With pleasure:\nANSWER\nIs that right?", "tries": 0}, ""),
@@ -122,7 +122,7 @@ def test_what_a_lost_answer_may_have_cost_is_counted(fault: str, tmp_path: Path)
     """A request that timed out or broke off counts with the most it can have cost, also for the ceilings of later runs."""
     priced = "max_tokens = 100\n[[models]]\nname = 'unused'\nshare = 0"
     with scripted(tmp_path, {"fault": fault, "tries": 1}) as server:
-        timeout = 1 if fault == "timeout" else 30
+        timeout = 4 if fault == "timeout" else 30
         report = _generate(
             tmp_path, server.url, f"timeout = {timeout}\nconcurrency = 2", examples=2, model=priced
         )
