@@ -54,7 +54,7 @@ def maps(index: Index) -> Iterator[CorpusMap]:
 
 
 def _wait(maps: CorpusMap, index: Index) -> Layout:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 400
     while (state := maps.state(index)).computing:
         assert time.monotonic() < end, "the map takes too long"
         time.sleep(0.05)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.page.conftest import QUERY, Open
+from tests.cli.page.conftest import QUERY, Open, until
 from tests.cli.server.conftest import Server
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def test_axe_finds_no_violation_in_what_stands_above(show: Open, site: Server, d
     }
     page.route("**/map?**", lambda route: route.fulfill(json=gone))
     page.reload()
+    expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
     expect(page.locator("#map-message")).to_contain_text("no map is there")
     assert _violations(page) == []
 
@@ -132,8 +134,9 @@ def test_a_phone_swipes_through_columns(show: Open) -> None:
     assert columns.evaluate("e => e.scrollWidth > 2 * e.clientWidth")
     assert columns.evaluate("e => getComputedStyle(e).scrollSnapType") == "x mandatory"
     columns.evaluate("e => e.scrollBy(340, 0)")
-    box = page.locator(".column").nth(1).bounding_box()
-    assert box is not None and 0 <= box["x"] < 40
+    until(
+        page, "(({ x }) => x >= 0 && x < 40)(document.querySelectorAll('.column')[1].getBoundingClientRect())"
+    )
 
 
 def test_long_texts_do_not_break_the_page(show: Open) -> None:

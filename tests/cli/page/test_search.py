@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from tests.cli.page.conftest import QUERY, Open, asked, chunks, documents, until
+from tests.cli.page.conftest import QUERY, Open, asked, chunks, documents, first_held, until
 from tests.cli.server.conftest import Server
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def test_switching_a_task_changes_the_ranking(show: Open, site: Server) -> None:
     before = [documents(page, 0), documents(page, 1)]
     with page.expect_response("**/search"):
         page.locator(".task").nth(1).select_option("code")
+    expect(page.locator("body:not(.busy)")).to_be_attached()
     expect(page.locator(".column").nth(1)).to_have_attribute("aria-label", "Task code")
     expect(page.locator(".hit")).to_have_count(20)
     assert documents(page, 0) == before[0]
@@ -123,7 +125,8 @@ def test_arrows_move_through_the_chips_and_space_chooses(show: Open, site: Serve
     code = focused.get_attribute("value")
     assert page.evaluate(where) == before
     page.keyboard.press("Space")
-    assert f"lang={code}" in page.url
+    expect(page).to_have_url(re.compile(f"lang={code}"))
+    expect(page.locator("body:not(.busy)")).to_be_attached()
     expect(page.locator(".hit")).to_have_count(len(asked(site, "qa", lang=code)[0]["hits"]))
     expect(page.locator(f"#languages input[value='{code}']")).to_be_focused()
     page.keyboard.press("ArrowLeft")
@@ -144,7 +147,7 @@ def test_the_hits_stay_until_the_next_are_there(show: Open) -> None:
     until(page, "getComputedStyle(document.querySelector('.hits')).opacity === '0.55'")
     until(page, "document.querySelectorAll('.links path').length > 0")
     assert page.evaluate("scrollY") == 150
-    held[0].continue_()
+    first_held(held, page).continue_()
     expect(page.locator("body:not(.busy)")).to_be_attached()
     expect(page.locator(".column").nth(1)).to_have_attribute("aria-label", "Task topic")
     assert page.evaluate("scrollY") == 150
@@ -174,7 +177,7 @@ def test_hits_do_not_wait_for_their_marks(show: Open, site: Server) -> None:
     mark = page.locator(".hit", has_text="is a row of pins").locator("mark")
     expect(mark).to_have_text(by_words)
     expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
-    held[0].continue_()
+    first_held(held, page).continue_()
     expect(mark).to_have_text(by_meaning)
 
 
