@@ -200,6 +200,22 @@ def test_bad_rows_are_named(run: Run, config: Path) -> None:
     assert not Path("out-tiny").exists()
 
 
+#: Sixty steps take less than a second: after the first line of one, wait until the signal has been sent.
+_HELD = """
+import io, pathlib, sys, time
+
+class Held(io.TextIOWrapper):
+    def write(self, text):
+        written = super().write(text)
+        self.flush()
+        while "step 1/" in text and not pathlib.Path("interrupted").exists():
+            time.sleep(0.01)
+        return written
+
+sys.stderr = Held(sys.stderr.buffer, encoding="utf-8")
+"""
+
+
 def test_stopped_and_resumed(config: Path, invoke: Invoke, tmp_path: Path) -> None:
     """Ctrl-C saves a checkpoint and ends with exit code 2; the same command goes on, --fresh begins anew."""
     base = make_tiny_model(tmp_path, "bert", ["question answer the"], seed=0)
@@ -212,7 +228,10 @@ def test_stopped_and_resumed(config: Path, invoke: Invoke, tmp_path: Path) -> No
     settings += ["stages.train.query_length=16", "stages.train.document_length=16"]
     arguments = ["train", str(config), *(part for s in settings for part in ("--set", s))]
     command = [sys.executable, "-m", "embedkit_cli.main", *arguments]  # as launchers of several processes do
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "sitecustomize.py").write_text(_HELD)
+    path = os.pathsep.join([str(tmp_path / "held"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "PYTHONPATH": path}
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     assert process.stderr is not None
     seen = []
@@ -220,6 +239,7 @@ def test_stopped_and_resumed(config: Path, invoke: Invoke, tmp_path: Path) -> No
         seen.append(line)
         if "step 1/" in line:
             process.send_signal(signal.SIGINT)
+            Path("interrupted").touch()
     assert process.wait(timeout=60) == 2, "".join(seen)
     assert "the same command goes on from there" in "".join(seen)
     assert not Path("out").exists()
