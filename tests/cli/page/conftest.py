@@ -135,8 +135,7 @@ def show(browser: Browser, site: Server) -> Iterator[Open]:
         asked = [*state.items(), *(("task", name) for name in columns)]
         page.goto(f"{server.url}/?{urlencode(asked)}")
         if "settled" not in state:
-            # The page is busy from the moment the columns are there until they are filled; before they are, it writes
-            # over what is typed.
+            # The page is busy from the moment the columns are there until they are filled.
             sync_api.expect(
                 page.locator("body:not(.busy) :is(#columns, #map-lists) section").first
             ).to_be_attached()
