@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,26 +49,44 @@ QWEN2 = Specials(None, "<|endoftext|>", "<|endoftext|>")
 QWEN3 = Specials(None, "<|im_end|>", "<|endoftext|>", (), ("<|endoftext|>",))
 
 
+def _words(tokenizer: Any) -> dict[str, int]:
+    """Return the corpus' words and how often each stands in it, sorted: the same in every process."""
+    counts: Counter[str] = Counter()
+    for text in _CORPUS:
+        normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    return dict(sorted(counts.items()))
+
+
 def save_tokenizer(folder: Path, specials: Specials, padding_side: str = "right") -> int:
-    """Train a small tokenizer in the family's manner, save it, return its vocabulary's size."""
+    """Make a small tokenizer in the family's manner, save it, return its vocabulary's size.
+
+    Pieces of words are learned by byte pairs alone: what the library learns for WordPiece and Unigram differs from
+    process to process, so that their vocabularies are all words and letters.
+    """
     import transformers
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     names = list(
         dict.fromkeys(n for n in (specials.bos, specials.pad, specials.eos, "<unk>", *specials.after) if n)
     )
-    trainer: Any
+    trainer: Any = None
     if specials == BERT:
         tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=names, show_progress=False)
+        words = _words(tokenizer)
+        letters = sorted({letter for word in words for letter in word})
+        pieces = dict.fromkeys([*names, *letters, *(f"##{letter}" for letter in letters), *words])
+        tokenizer.model = models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="<unk>")
     elif specials == XLMR:
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=200, special_tokens=names, unk_token="<unk>", show_progress=False
-        )
+        words = _words(tokenizer)
+        letters = sorted({letter for word in words for letter in word} - words.keys())
+        scored = [*((name, 0.0) for name in names), *((letter, -10.0) for letter in letters)]
+        scored += [(word, math.log(count / len(_CORPUS))) for word, count in words.items()]
+        tokenizer.model = models.Unigram(scored, names.index("<unk>"))
     elif specials in (QWEN2, QWEN3):
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -79,7 +99,9 @@ def save_tokenizer(folder: Path, specials: Specials, padding_side: str = "right"
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=names, show_progress=False)
-    tokenizer.train_from_iterator(_CORPUS, trainer)
+    tokenizer.add_special_tokens(names)
+    if trainer is not None:
+        tokenizer.train_from_iterator(_CORPUS, trainer)
     if specials.before or specials.after:
         used = [(n, tokenizer.token_to_id(n)) for n in (*specials.before, *specials.after)]
         tokenizer.post_processor = processors.TemplateProcessing(

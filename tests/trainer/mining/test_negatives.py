@@ -283,7 +283,6 @@ def test_a_cross_encoder_judges_by_what_its_model_says(judge_folder: Path) -> No
 
     from embedkit_trainer.mining.cross_encoder import CrossEncoderJudge
 
-    judge = CrossEncoderJudge(judge_folder, threshold=0.9, device="cpu")
     texts = ["salt", "pepper and oil", "Rain. " * 200, "a planet", "the cook", "index", "clouds", "tyres"]
     model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(judge_folder)
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(judge_folder)
@@ -292,12 +291,15 @@ def test_a_cross_encoder_judges_by_what_its_model_says(judge_folder: Path) -> No
         for text in texts:
             pair = tokenizer("soup", text, truncation=True, max_length=64, return_tensors="pt")
             expected.append(model.eval()(**pair).logits.sigmoid().item())
-    assert judge.relevance("soup", texts) == pytest.approx(expected, abs=1e-5)
     order = sorted(range(8), key=lambda i: expected[i])
-    positive = texts[order[4]]
-    verdicts = judge("soup", positive, texts)
-    assert verdicts == [e < 0.9 and e < expected[order[4]] for e in expected]
-    assert 0 < sum(verdicts) < 8
+    assert len(set(expected)) == 8
+    threshold = (expected[order[3]] + expected[order[4]]) / 2
+    judge = CrossEncoderJudge(judge_folder, threshold=threshold, device="cpu")
+    assert judge.relevance("soup", texts) == pytest.approx(expected, abs=1e-5)
+    for positive, accepted in ((order[2], 2), (order[6], 4)):
+        verdicts = judge("soup", texts[positive], texts)
+        assert verdicts == [e < threshold and e < expected[positive] for e in expected]
+        assert sum(verdicts) == accepted
 
 
 def test_a_folder_that_is_no_judge_is_refused(tmp_path: Path) -> None:
