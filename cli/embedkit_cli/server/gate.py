@@ -88,18 +88,20 @@ class Gate:
         scope["embedkit.task"] = asyncio.current_task()  # the connection takes and cancels it when it is lost
         self._metrics.under_way.inc()
         try:
-            await self._pass(scope, receive, answer)
+            try:
+                await self._pass(scope, receive, answer)
+            except Exception as e:
+                if status:
+                    raise  # the answer has begun: the connection is closed
+                # In a variable of this frame, which its traceback knows, it would keep the body until the next collection.
+                await as_api_error(e, request_id).response()(scope, receive, answer)
         except asyncio.CancelledError:
-            if "embedkit.task" not in scope:
+            # While an error is sent, too: it waits where the answers before it are not read.
+            if scope.pop("embedkit.task", None) is None:
                 status = status or _LEFT
             elif not status:
                 stopping = ApiError(503, "the server is stopping", headers=_CLOSE)
                 await stopping.response()(scope, receive, answer)
-        except Exception as e:
-            if status:
-                raise  # the answer has begun: the connection is closed
-            # In a variable of this frame, which its traceback knows, it would keep the body until the next collection.
-            await as_api_error(e, request_id).response()(scope, receive, answer)
         finally:
             scope.pop("embedkit.task", None)
             scope.pop("embedkit.body", None)  # the connection has the scope until its next request
