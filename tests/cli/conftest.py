@@ -93,5 +93,5 @@ def invoke() -> Invoke:
 def _run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONIOENCODING": "utf-8", **options.pop("env", {})}
     command = [sys.executable, "-c", "from embedkit_cli.main import main; main()", *map(str, arguments)]
-    options = {"capture_output": True, "text": True, "timeout": 120, "encoding": "utf-8", **options}
+    options = {"capture_output": True, "text": True, "timeout": 400, "encoding": "utf-8", **options}
     return subprocess.run(command, env=env, check=False, **options)

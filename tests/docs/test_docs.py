@@ -158,7 +158,7 @@ def shell(code: str, folder: Path, environment: dict[str, str]) -> str:
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
     done = subprocess.run(
         command,
-        cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=120, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,14 +153,14 @@ class Server:
         (self.folder / "hold").unlink(missing_ok=True)
         if self.process.poll() is None:
             self.process.send_signal(number)
-        _, stderr = self.process.communicate(timeout=60)
+        _, stderr = self.process.communicate(timeout=120)
         return self.process.returncode, stderr
 
 
 Start = Callable[..., Server]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait until a condition holds, and return what it gave."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -168,11 +169,14 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
     return value
 
 
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+@contextmanager
+def free_port() -> Iterator[int]:
+    """Give a port that nothing listens on, and that is kept from all but a server which is told of it."""
+    with socket.socket() as kept:
+        # Bound and not listening: the system gives the port to nobody, and who asks for it by number may have it.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield int(kept.getsockname()[1])
 
 
 def answers(server: Server, path: str) -> bool:
@@ -217,7 +221,7 @@ def launch(environment: Mapping[str, str], *arguments: object, **extra: str) -> 
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], 90)
+    ready, _, _ = select.select([process.stdout], [], [], 180)
     line = process.stdout.readline() if ready else ""
     if not line:
         process.kill()
@@ -250,7 +254,7 @@ def embedkit(environment: Mapping[str, str], *arguments: object) -> str:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -40,7 +40,7 @@ def _join(threads: list[threading.Thread]) -> None:
 
 def test_searches_whose_time_is_up_let_go_of_their_threads(start: Start, shop_index: Path) -> None:
     """While the model holds the passages of a dozen searches that were answered 504, a search by words is answered."""
-    server = start(shop_index, "--timeout", "3")
+    server = start(shop_index, "--timeout", "8")
     hold = server.hold()
     calls = len(server.calls)
     body = {"query": "plan", "k": 4, "snippets": "meaning"}

@@ -17,7 +17,7 @@ pytest.importorskip("openTSNE")
 
 def test_the_map_of_an_index(server: Server) -> None:
     """It has a point for each chunk; `points=false` says how far it is, `chunks` gives points of some alone."""
-    ready = wait_for(lambda: (told := server.get("/map?index=shop").json)["status"] == "ready" and told, 90)
+    ready = wait_for(lambda: (told := server.get("/map?index=shop").json)["status"] == "ready" and told, 400)
     assert ready["points"]["document_id"] == ["cancel", "refund", "script", "deutsch"]
     told = server.get("/map?index=shop&points=false").json
     assert told == ready | {"points": None}
@@ -59,7 +59,7 @@ def test_points_are_read_once(sample_index: Path, monkeypatch: pytest.MonkeyPatc
     config = ServerConfig(indexes=(ServedPath("sample", sample_index),), hosts=())
     with TestClient(create_app(config)) as client:
         wait_for(lambda: client.get("/ready").status_code == 200)
-        wait_for(lambda: client.get("/map?points=false").json()["status"] == "ready", 90)
+        wait_for(lambda: client.get("/map?points=false").json()["status"] == "ready", 400)
         assert not read
         assert client.get("/map").content == client.get("/map").content
     assert len(read) == 1
