@@ -117,7 +117,7 @@ def test_clients_that_do_not_read(start: Start, asked: bytes) -> None:
 
 def test_a_client_that_reads_slowly(start: Start) -> None:
     """A client that goes on reading gets a long answer whole, though that takes it several times the time for either."""
-    server = start("--embedder", "held", "--client-timeout", "1", "--timeout", "1")
+    server = start("--embedder", "held", "--client-timeout", "2", "--timeout", "2")
     expected = 4 * len(server.get("/docs/swagger-ui-bundle.js").body)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
@@ -125,7 +125,7 @@ def test_a_client_that_reads_slowly(start: Start) -> None:
         connection.connect(("127.0.0.1", server.port))
         connection.sendall(_FILE * 4)
         size = 0
-        for _ in range(200):
+        for _ in range(300):
             time.sleep(0.02)
             size += len(connection.recv(8192))
         assert size < expected / 2

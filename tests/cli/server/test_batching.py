@@ -45,7 +45,7 @@ class Scripted(Embedder):
         """Return vectors; of a text that gets short measure, too few."""
         del normalize
         self.calls.append(list(texts))
-        assert self.going.wait(30)
+        assert self.going.wait(120)
         errors = {
             "poison": EmbedderError,
             "down": ServerError,
