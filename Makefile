@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Byte code is written as modules are first imported: pip would compile all of every package, which takes a third of its time.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 # The trainer's tests run apart from the others: torch, OpenVINO and FAISS each bring a pool of threads, and what one
 # leaves behind stays with its process. Of each part, two files are tested at a time.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu and not soak"
@@ -44,7 +45,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 
 types: $(VENV)/.dev
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
