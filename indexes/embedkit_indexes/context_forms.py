@@ -26,6 +26,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # What Markdown would act on although it is quoted: HTML, addresses in angle brackets, links and images, which a page
 # fetches unasked, and links that are defined for the whole page.
 _ACTIVE = re.compile(r"<(?:[A-Za-z/!?]|[^\s<>@]+@)|\][(:]")
+# What it would take for code, whatever it is.
+_INDENTED = re.compile(r" {4}| {0,3}\t")
 _MARKED = re.compile(r"([\\`*_\[\]<])")
 
 
@@ -133,7 +135,7 @@ def _quoted(block: Block) -> str:
     if block.is_code:
         return _fenced(block, block.lang)
     body = _body(block)
-    if _ACTIVE.search(body):
+    if _ACTIVE.search(body) or _INDENTED.match(body):
         return _fenced(block)
     return "\n".join(f"> {line}" if line.strip() else ">" for line in body.split("\n"))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedkit.errors import InputError
 from embedkit_indexes.context_blocks import AlsoIn, Block
 from embedkit_indexes.results import late_hits, own_text, place_of, shown_metadata
-from embedkit_indexes.segment_format import NODE_CONTENT, UNKNOWN_LEAD
+from embedkit_indexes.segment_format import NODE_CONTENT
 from embedkit_indexes.snapshot import Ranking
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NOT_FOUND = 1 << 60
 # Characters between two pieces that follow each other that are white space, where nothing tells what lies there.
 _LEAST_GAP = 2
-# White space between two pieces beyond which it is shortened.
+# White space between two pieces beyond which it becomes a blank line.
 _MOST_GAP = 64
 
 
@@ -79,16 +79,14 @@ def piece_of(hit: SearchHit, rank: int) -> Piece:
         known = not before or (before.endswith("\n") and "\n" not in before[:-1])
         if known:
             text, heading = text[len(before) :], before[:-1]
-    cells, row = place_of(hit)
-    lead = cells.cell(row, "lead") if known and cells is not None else UNKNOWN_LEAD
+    cells, _ = place_of(hit)
     # Within a segment, and from the first to the last id of its chunks, a document has one version.
     version = cells.folder.name if cells else hit.chunk_id - hit.position if hit.chunk_id >= 0 else ""
     index = _index(hit)
     return Piece(
         (f"{index}\n{version}", hit.document_id), hit.position, hit.position + 1, text,
         hit.start if known else None, hit.end if known else None, rank, score, hit.title, heading, hit.source,
-        hit.lang, hit.chunk_id, shown_metadata(hit.metadata), (), index,
-        None if lead == UNKNOWN_LEAD else lead,
+        hit.lang, hit.chunk_id, shown_metadata(hit.metadata), (), index, hit.lead if known else None,
     )  # fmt: skip
 
 
@@ -215,14 +213,16 @@ def _continued(tail: Piece, last: Piece, piece: Piece) -> tuple[int, str, str] |
         return (start, "\n" * gap, piece.text) if follows and gap <= _LEAST_GAP else None
     if gap > len(piece.lead):
         return None
-    white = piece.lead[-gap:] if gap <= _MOST_GAP else f"\n\n{_indent(piece.lead)}"
+    white = piece.lead[-gap:]
+    if gap > _MOST_GAP:
+        white = min(white, f"\n\n{_indent(white)}", key=len)
     return start, white, piece.text
 
 
 def _indent(lead: str | None) -> str:
-    """Return what follows the last line break, "" where there is none."""
-    _, line_break, indent = (lead or "").rpartition("\n")
-    return indent if line_break and len(indent) <= _MOST_GAP else ""
+    """Return what stands before the text on its line, "" where it does not begin one."""
+    *above, line = f"{lead or ''}|".splitlines()
+    return line[:-1] if above and len(line) <= _MOST_GAP else ""
 
 
 def unique(pieces: Sequence[Piece]) -> list[Piece]:

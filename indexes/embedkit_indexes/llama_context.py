@@ -127,7 +127,7 @@ def _piece(found: NodeWithScore, rank: int) -> Piece:
     return Piece(
         _document(node), name, after, text, start if known else None, end if known else None, rank,
         0.0 if found.score is None else found.score, title, heading, source, lang, node.node_id,
-        {k: v for k, v in node.metadata.items() if not k.startswith(HIDDEN)},
+        {k: v for k, v in node.metadata.items() if not k.startswith(HIDDEN)}, lead=_lead(node) if known else None,
     )  # fmt: skip
 
 
@@ -149,6 +149,13 @@ def _places(node: BaseNode) -> dict[str, int]:
         return {}
     ends = {"start": getattr(node, "start_char_idx", None), "end": getattr(node, "end_char_idx", None)}
     return {"position": position} | {k: v for k, v in ends.items() if v is not None}
+
+
+def _lead(node: BaseNode) -> str | None:
+    """Return the white space before a chunk of embedkit's own, None where that is not known."""
+    source = node.relationships.get(NodeRelationship.SOURCE)
+    lead = source.metadata.get("lead") if isinstance(source, RelatedNodeInfo) else None
+    return lead if isinstance(lead, str) and not lead.strip() else None
 
 
 def _document(node: BaseNode) -> tuple[str, str]:

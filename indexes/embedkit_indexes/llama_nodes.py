@@ -138,8 +138,10 @@ def _node_of_chunk(hit: SearchHit) -> TextNode:
     hidden = [name for name in _PLACES if name in metadata]
     # Of several indexes each may hold a document of this id.
     document = id_in(hit.index, hit.document_id)
-    own_id = {"index": hit.index, "document_id": hit.document_id} if hit.index else {}
-    source = RelatedNodeInfo(node_id=document, node_type=ObjectType.DOCUMENT, metadata=own_id)
+    told = {"index": hit.index, "document_id": hit.document_id} if hit.index else {}
+    # For `EmbedkitContext`: here, no language model and no embedder sees it.
+    lead = {} if hit.lead is None else {"lead": hit.lead}
+    source = RelatedNodeInfo(node_id=document, node_type=ObjectType.DOCUMENT, metadata=told | lead)
     return TextNode(
         id_=id_of(document, hit.position),
         text=hit.text,

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from embedkit_indexes.segment_format import HIDDEN, NODE_TEXT
+from embedkit_indexes.segment_format import HIDDEN, NODE_TEXT, UNKNOWN_LEAD
 
 if TYPE_CHECKING:
     from embedkit.embedder import Embedder
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # The fields of a hit that lie in the index's files.
 CELLS = frozenset(
     (
-        "chunk_id", "document_id", "position", "title", "text", "lang", "source", "start", "end", "metadata",
+        "chunk_id", "document_id", "position", "title", "text", "lang", "source", "start", "end", "lead", "metadata",
     )
 )  # fmt: skip
 # The fields that the second stage of a search fills; without one they are None.
@@ -40,6 +40,8 @@ class _FromCells:
         def __getattr__(self, name: str) -> Any:
             if name in CELLS:
                 value = self._cells.cell(self._row, name)
+                if name == "lead" and value == UNKNOWN_LEAD:
+                    value = None
             elif name in SECOND_STAGE:
                 value = None
             else:
@@ -56,7 +58,8 @@ class SearchHit(_FromCells):
     weight / (60 + rank), of use for the order alone), with mode "lexical" the BM25 score. `cosine` and `bm25` say what
     each of the two gave, None where it was not asked or did not find the chunk. Where a reranker ordered the hits,
     `rerank_score` is its score, of use for the order alone, and `first_rank` the rank before; `score` stays. `chunk_id` stays the chunk's own
-    through every change; `index` names the directory where several were searched.
+    through every change; `index` names the directory where several were searched. `lead` is the white space before `start`
+    in the document, of which chunks hold none; None where that is not known.
 
     What is stored with the chunk, its text above all, is read from the index when it is first asked for, and stays; a
     damaged file raises CorruptIndexError then. A hit can be read whatever becomes of the index: it keeps that file open.
@@ -80,6 +83,7 @@ class SearchHit(_FromCells):
     index: str = ""
     rerank_score: float | None = None
     first_rank: int | None = None
+    lead: str | None = None
 
 
 def late_hits(
@@ -225,7 +229,7 @@ def reordered(
     return result
 
 
-_HIT = [field.name for field in fields(SearchHit)]
+_HIT = [field.name for field in fields(SearchHit) if field.name != "lead"]
 _RESULT = [field.name for field in fields(SearchResult)]
 
 

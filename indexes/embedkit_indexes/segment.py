@@ -144,9 +144,10 @@ class Segment:
         batches = self._open(CHUNKS)
         if (found := sum(b.num_rows for b in batches)) != len(self):
             raise CorruptIndexError(f"{self.folder / CHUNKS} holds {found} chunks, not {len(self)}")
-        if batches[0].schema.names == [name for name in chunk_schema().names if name != "lead"]:
-            return [with_lead(b) for b in batches]
-        return batches
+        with reading(self.folder / CHUNKS):
+            if batches[0].schema.names == [name for name in chunk_schema().names if name != "lead"]:
+                return [with_lead(b) for b in batches]
+            return batches
 
     def map(self) -> None:
         """Map the chunks and the vectors now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedkit import get_embedder
+from embedkit.errors import CorruptIndexError
 from embedkit_indexes import ChunkConfig, ContextConfig, Document, Index, build_context
 from embedkit_indexes.corpus.records import Form
 from embedkit_indexes.exchange import _digest
@@ -199,6 +201,8 @@ def test_white_space_between_chunks_is_what_it_was(
                 assert MARKDOWN[block.start : block.end] == block.text
 
     check(index)
+    kept = pickle.loads(pickle.dumps(index.search("cancel refund money", k=50).hits))
+    assert [b.text for b in build_context(kept, ContextConfig(100_000)).blocks] == [MARKDOWN.strip()]
     index.add([Document("other", "Nothing of this.")])
     index.compact()
     check(index)
@@ -216,6 +220,57 @@ def test_much_white_space_is_shortened(tmp_path: Path, embedder: HashEmbedder) -
     assert (block.start, block.end) == (0, len(text))
 
 
+@pytest.mark.parametrize(
+    ("between", "joined", "alone"),
+    [
+        ("\n" + " " * 63, "\n" + " " * 63, " " * 63),
+        ("\n" + " " * 64, "\n\n", ""),
+        (" " * 65, "\n\n", ""),
+        ("\n \u2028  ", "\n \u2028  ", "  "),
+        ("\n\x0c", "\n\x0c", ""),
+        (" ", " ", ""),
+        ("\r\n\t", "\r\n\t", "\t"),
+        ("\n" * 1000, "\n\n", ""),
+        ("\n" * 1001, None, ""),
+    ],
+    ids=[
+        "a line and 63",
+        "a line and 64",
+        "65 in a line",
+        "Unicode's line",
+        "a page's end",
+        "one",
+        "a tab",
+        "1,000 lines",
+        "more",
+    ],
+)
+def test_lines_and_indentations_of_every_kind(
+    tmp_path: Path, embedder: HashEmbedder, between: str, joined: str | None, alone: str
+) -> None:
+    """What separates two chunks stays up to 64 characters; a passage begins with what stands before it on its line."""
+    first, second = (" ".join(f"{c}{i}" for i in range(28)) + "." for c in "ab")
+    document = Document("d", f"{first}{between}{second}")
+    Index.build(tmp_path / "i", [document], embedder, chunking=ChunkConfig(max_tokens=32, overlap_tokens=0))
+    hits = Index.open(tmp_path / "i", embedder).search("a1 b1", k=9).hits
+    assert len(hits) == 2
+    texts = [b.text for b in build_context(hits, ContextConfig(100_000, order="source")).blocks]
+    assert texts == ([first, alone + second] if joined is None else [first + joined + second])
+    (block,) = build_context([h for h in hits if h.position], ContextConfig()).blocks
+    assert (block.text, block.start) == (alone + second, len(first) + len(between) - len(alone))
+
+
+def test_an_indented_beginning_is_no_code_in_markdown(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """A passage of a list's second level is quoted between fences: behind `> ` it would be shown as code."""
+    first, second = (" ".join(f"{c}{i}" for i in range(28)) for c in "ab")
+    document = Document("d", f"- {first}\n    - {second}", form="markdown", lang="en")
+    Index.build(tmp_path / "i", [document], embedder, chunking=ChunkConfig(max_tokens=34, overlap_tokens=0))
+    hits = Index.open(tmp_path / "i", embedder).search("b1", k=9).hits
+    found = [h for h in hits if h.position and "b0" in h.text]
+    shown = build_context(found, ContextConfig(form="markdown")).to_text()
+    assert f"```\n    - {second}\n```" in shown
+
+
 def _without_leads(folder: Path) -> None:
     """Make of an index one as it was written before the white space was stored."""
     (file,) = folder.glob("segment-*/chunks.arrow")
@@ -229,6 +284,27 @@ def _without_leads(folder: Path) -> None:
     told = data["segments"][0]["files"][file.name]
     told |= {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     manifest.write_text(text_of(data))
+
+
+def _flipped(folder: Path, embedder: HashEmbedder) -> None:
+    """Flip bits of the chunks' frame: what is altered is refused by its name, or not noticed by what is read."""
+    (file,) = folder.glob("segment-*/chunks.arrow")
+    whole = file.read_bytes()
+    refused = 0
+    for place in range(len(whole) - 1800, len(whole), 6):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        # A file of its own: the one before may still be mapped.
+        file.unlink()
+        file.write_bytes(damaged)
+        try:
+            hits = Index.open(folder, embedder).search("p1 q1 r1 s1", k=50).hits
+            build_context(hits, ALL)
+        except CorruptIndexError as e:
+            refused += file.name in str(e)
+    assert refused > 20
+    file.unlink()
+    file.write_bytes(whole)
 
 
 def _export_without_leads(path: Path) -> Path:
@@ -259,6 +335,8 @@ def test_an_index_without_its_white_space_is_read_and_changed(tmp_path: Path, em
 
     expected = {"old": [old.text], "wide": wide.text.split("\n\n\n")}
     assert texts() == expected
+    assert index.search("r1", k=1).hits[0].lead is None
+    _flipped(tmp_path / "i", embedder)
     index.export(tmp_path / "i.parquet")
     new = Document("new", "\n\n\n".join(" ".join(f"{c}{i}" for i in range(28)) for c in "tu"), source="n")
     index.add([new])

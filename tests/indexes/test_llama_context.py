@@ -19,7 +19,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index.core.utils import get_tokenizer
 
 from embedkit.errors import InputError
-from embedkit_indexes import ChunkConfig, Index, open_indexes
+from embedkit_indexes import ChunkConfig, Document, Index, open_indexes
 from embedkit_indexes.llama_index import (
     EmbedkitContext,
     EmbedkitEmbedding,
@@ -27,6 +27,7 @@ from embedkit_indexes.llama_index import (
     EmbedkitVectorStore,
 )
 from tests.indexes.test_context import HOSTILE, numbered
+from tests.indexes.test_context_joins import CODE, MARKDOWN
 
 if TYPE_CHECKING:
     from tests.indexes.conftest import HashEmbedder
@@ -43,6 +44,20 @@ def retriever(tmp_path: Path, embedder: HashEmbedder) -> EmbedkitRetriever:
     documents = [numbered("aa", 90), numbered("bb", 90)]
     Index.build(tmp_path / "i", documents, embedder, chunking=ChunkConfig(max_tokens=40))
     return EmbedkitRetriever(Index.open(tmp_path / "i", embedder), similarity_top_k=50)
+
+
+def test_passages_are_the_documents_own_text(tmp_path: Path, embedder: HashEmbedder) -> None:
+    """Chunks of Markdown and of code that an index holds become the document again, indentation and all."""
+    for name, text, form in (("plans.md", MARKDOWN, "markdown"), ("plan.py", CODE, "code")):
+        document = Document(name, text, form=form, lang="python" if form == "code" else "en")  # type: ignore[arg-type]
+        config = ChunkConfig(max_tokens=16, overlap_tokens=0, context=False)
+        Index.build(tmp_path / name, [document], embedder, chunking=config)
+        retriever = EmbedkitRetriever(Index.open(tmp_path / name, embedder), similarity_top_k=50)
+        found = retriever.retrieve("cancel refund money")
+        assert len(found) > 3
+        (passage,) = EmbedkitContext(budget=100_000).postprocess_nodes(found)
+        assert isinstance(passage.node, TextNode)
+        assert passage.node.text == text.strip()
 
 
 def test_chunks_of_an_index_become_passages(retriever: EmbedkitRetriever) -> None:

@@ -154,6 +154,18 @@ def test_what_is_typed_before_the_page_is_ready_is_searched_for(show: Open) -> N
     expect(page.locator(".map-list").first.locator(".map-hit")).to_have_count(10)
     assert dict(parse_qsl(urlsplit(page.url).query)) == {"q": QUERY, "view": "map"}
     expect(page.locator("#query")).to_have_value("and more")
+    page.reload()
+    expect(page.locator("#query")).to_have_value(QUERY)
+    while len(held) < 2:
+        page.wait_for_timeout(50)
+    page.locator("#query").fill("another")
+    held[1].continue_()
+    expect(page.locator(".map-list").first.locator(".map-hit")).to_have_count(10)
+    expect(page.locator("#query")).to_have_value("another")
+    # What is searched for from the map stands in the box, whatever was being typed.
+    page.locator(".map-hit").first.click()
+    page.get_by_role("button", name="Search for this").click()
+    expect(page.locator("#query")).not_to_have_value("another")
 
 
 def test_what_is_typed_and_not_sent_stays(show: Open) -> None:

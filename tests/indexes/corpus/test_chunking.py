@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from embedkit.errors import InputError
 from embedkit_indexes.corpus.chunking import ChunkConfig, ChunkReport, chunk_documents
 from embedkit_indexes.corpus.records import Chunk, Document, Form
+from embedkit_indexes.corpus.splitting import pieces
 from tests.indexes.corpus.toy import SENTENCES, ToyEmbedder
 
 LONG = " ".join(SENTENCES * 8)
@@ -141,6 +142,13 @@ def test_heading_path() -> None:
     heads = {c.text.split("\n")[0] for c in found if not c.text.startswith("#")}
     assert {"Guide > First", "Guide > Second > Deep"} <= heads
     assert not any("no heading" in head or "First > Second" in head for head in heads)
+
+
+def test_blank_lines_that_the_splitter_panics_on() -> None:
+    """Markdown whose fence holds more blanks than a chunk takes is cut without overlap: the splitter's own bug ends no build."""
+    text = "```\nx\n" + " \n" * 20 + "y\n```"
+    spans = pieces(text, "markdown", 10, 1)
+    assert "".join("".join(text[low:high].split()) for low, high in spans) == "```xy```"
 
 
 def test_huge_title() -> None:

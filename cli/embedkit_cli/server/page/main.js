@@ -251,9 +251,13 @@ function listen() {
     start();
   });
   listenForKeys();
-  listenToMap({ failed: (error) => fail(error, run), searchFor: (q) => change({ q }) });
+  listenToMap({ failed: (error) => fail(error, run), searchFor: (q) => {
+    drawn = null;
+    change({ q });
+  } });
   startTheme(repaint);
 }
 
 listen();
+byId("query").value = drawn = state.q;
 start();
