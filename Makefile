@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Byte code is written as modules are first imported: pip would compile all of every package, which takes a third of its time.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+# Not --no-compile: where PYTHONDONTWRITEBYTECODE is set, every process would compile all that it imports.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # The trainer's tests run apart from the others: torch, OpenVINO and FAISS each bring a pool of threads, and what one
 # leaves behind stays with its process. Of each part, two files are tested at a time.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not gpu and not soak"
