@@ -229,7 +229,7 @@ def reordered(
     return result
 
 
-_HIT = [field.name for field in fields(SearchHit) if field.name != "lead"]
+_HIT = [field.name for field in fields(SearchHit)]
 _RESULT = [field.name for field in fields(SearchResult)]
 
 
